@@ -1,0 +1,121 @@
+"""The words everyone uses. One type per arrow: file -> Row -> Example -> Tokens -> Batch -> Sample.
+
+Shape legend, in the last part of every tensor's name:
+`T` tokens of a batch · `M` predictions · `B` rows · `V` vocabulary · `D` width · `H` heads · `P` pairs ·
+`G` samples of one prompt · `N` sequences · `L` padded length · `K` keys. No suffix: a scalar, or no tensor.
+
+`origin` is where a thing came from, for a person to open: "faq.csv:17", "handbook/leave.md".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One raw record as its file held it, before anyone decided what it means."""
+
+    fields: Mapping[str, Any]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `role` is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A document to pretrain on, or to measure loss on."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation. For supervised tuning the last message is the assistant's; as a prompt, it is not.
+
+    `accept` holds strings of which a right answer contains at least one (empty: nothing to check against);
+    `meta` is whatever else the row said (a category, an id), kept for reports and raters.
+    """
+
+    messages: tuple[Message, ...]
+    origin: str
+    accept: tuple[str, ...] = ()
+    meta: Mapping[str, Any] | None = None
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The messages up to and without a final assistant turn."""
+        return self.messages[:-1] if self.messages and self.messages[-1].role == "assistant" else self.messages
+
+    @property
+    def answer(self) -> str | None:
+        """The final assistant turn's text, if there is one."""
+        return self.messages[-1].content if self.messages and self.messages[-1].role == "assistant" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, of which `chosen` was preferred."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    origin: str
+    meta: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A multiple-choice item: `options[gold]` is the right continuation of `context`."""
+
+    context: str
+    options: tuple[str, ...]
+    gold: int
+    origin: str
+
+
+Example = Text | Chat | Pair | Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that could not be used, with the reason in words a user can act on."""
+
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A token sequence with a weight per token (0: context only). `ids[0]` can never be predicted."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion drawn from a model. `logps` are the model's log-probs (nats) of `ids`, one per token."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    text: str
+    stopped: bool
+    """True when an end token was sampled (it is the last of `ids`); False when the token limit cut it off."""
+
+
+Rater = Callable[[Sequence[Message], str], float]
+"""(prompt messages, answer) -> score, higher is better."""

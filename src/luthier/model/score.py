@@ -1,0 +1,125 @@
+"""score(lm, batch) -> logp_M: log-probs at the predicted positions, and only there.
+
+The backbone runs over the forest; the M hidden states that predict something are gathered; projection and
+log-softmax run over them in chunks, forward and backward, so that T×V logits never exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+from luthier.model.attention import ForestPlan, using
+from luthier.tokens.pack import Batch, paths
+
+CHUNK_LOGITS = 1 << 24
+"""Most logits alive at once: 64 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal model as the floors above see it. Weights live in `module`; nothing here copies them."""
+
+    module: torch.nn.Module
+    """The transformers model, or the PEFT model around it."""
+    layout: Literal["forest", "rows"]
+    """forest: attends by the Batch's rule. rows: padded rows through the library's own attention."""
+    dtype: torch.dtype = torch.float32
+    """Arithmetic of matrix products (autocast); the weights keep their own."""
+
+    @property
+    def core(self) -> Any:
+        """The transformers model inside any adapters."""
+        return self.module.get_base_model() if "peft_config" in vars(self.module) else self.module
+
+    @property
+    def backbone(self) -> Any:
+        """The part below the head."""
+        below = self.core.base_model
+        return below if below is not self.core else self.core.get_decoder()  # Llama 4 names it otherwise
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+
+class Scores(NamedTuple):
+    """What the head says at the M predictions."""
+
+    logp_M: Tensor
+    entropy_M: Tensor | None
+
+
+def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
+    """Final hidden states [len(at), D] at the tokens `at` (indices into T), each as sequence `seq` sees it."""
+    backbone = lm.backbone
+    with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
+        if lm.layout == "forest":
+            with using(ForestPlan(batch)):
+                out = backbone(
+                    input_ids=batch.ids_T[None], position_ids=batch.pos_T[None],
+                    attention_mask=torch.ones_like(batch.ids_T)[None], use_cache=False,
+                )
+            return out.last_hidden_state[0].index_select(0, at)
+        rows = [batch.ids_T[path] for path in paths(batch)]
+        # Padding stands on the right, after everything a causal model's real tokens can see.
+        ids_NL = pad_sequence(rows, batch_first=True)
+        mask_NL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        out = backbone(input_ids=ids_NL, attention_mask=mask_NL, use_cache=False)
+        return out.last_hidden_state[seq, batch.pos_T[at]]
+
+
+def logits_transform(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    """What the architecture does to its logits after the projection. The load-time check (verify.py) fails on any
+    that this table does not know, so an omission is never silent."""
+    if config.get("final_logit_softcapping"):  # gemma2, gemma3
+        cap = config["final_logit_softcapping"]
+        return lambda logits: cap * torch.tanh(logits / cap)
+    if config.get("logits_scaling"):  # granite
+        return lambda logits: logits / config["logits_scaling"]
+    if config.get("logit_scale"):  # cohere
+        return lambda logits: logits * config["logit_scale"]
+    return lambda logits: logits
+
+
+def head(lm: LanguageModel, hidden_MD: Tensor, target_M: Tensor, temperature: float = 1.0,
+         entropy: bool = False) -> Scores:
+    """Log-probs (nats) of `target_M` under softmax(logits / temperature), in chunks; with the entropy if asked."""
+    project = lm.core.get_output_embeddings()
+    transform = logits_transform(lm.core.config.to_dict())
+
+    def chunk(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
+            logits = transform(project(hidden)).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        logp_V = torch.log_softmax(logits, dim=-1)
+        logp = logp_V.gather(1, target[:, None]).squeeze(1)
+        return logp, -(logp_V.exp() * logp_V).sum(-1) if entropy else None
+
+    size = max(1, CHUNK_LOGITS // project.weight.shape[0])
+    if len(target_M) <= size:
+        return Scores(*chunk(hidden_MD, target_M))
+    parts = [
+        # Recomputing a chunk in the backward costs one more projection and saves M×V floats.
+        checkpoint(chunk, h, t, use_reentrant=False) if torch.is_grad_enabled() else chunk(h, t)
+        for h, t in zip(hidden_MD.split(size), target_M.split(size), strict=True)
+    ]
+    return Scores(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]) if entropy else None)
+
+
+def score(lm: LanguageModel, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """Log-probs (nats) of the batch's M predictions."""
+    return head(lm, states(lm, batch, batch.from_M, batch.seq_M), batch.target_M, temperature).logp_M
+
+
+def sequence_sums(values_M: Tensor, batch: Batch) -> Tensor:
+    """Sums of per-prediction values over each sequence -> [N]."""
+    return values_M.new_zeros(batch.n).index_add(0, batch.seq_M, values_M)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from luthier.model.attention import ForestPlan, using
 from luthier.tokens.pack import Batch, paths
@@ -41,8 +42,8 @@ class LanguageModel:
     @property
     def backbone(self) -> Any:
         """The part below the head."""
-        below = self.core.base_model
-        return below if below is not self.core else self.core.get_decoder()  # Llama 4 names it otherwise
+        # Not `base_model`: some architectures (Llama 4) name a prefix there that their text model does not have.
+        return next(child for child in self.core.children() if isinstance(child, PreTrainedModel))
 
     @property
     def device(self) -> torch.device:
@@ -89,22 +90,25 @@ def logits_transform(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     return lambda logits: logits
 
 
-def head(lm: LanguageModel, hidden_MD: Tensor, target_M: Tensor, temperature: float = 1.0,
-         entropy: bool = False) -> Scores:
+def logits_of(lm: LanguageModel, hidden_MD: Tensor) -> Tensor:
+    """The model's logits [M, V] in float32 for some hidden states."""
+    with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
+        logits_MV = lm.core.get_output_embeddings()(hidden_MD)
+    return logits_transform(vars(lm.core.config))(logits_MV).float()
+
+
+def head(
+    lm: LanguageModel, hidden_MD: Tensor, target_M: Tensor, temperature: float = 1.0, entropy: bool = False
+) -> Scores:
     """Log-probs (nats) of `target_M` under softmax(logits / temperature), in chunks; with the entropy if asked."""
-    project = lm.core.get_output_embeddings()
-    transform = logits_transform(lm.core.config.to_dict())
 
     def chunk(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
-            logits = transform(project(hidden)).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        logp_V = torch.log_softmax(logits, dim=-1)
+        logits = logits_of(lm, hidden)
+        logp_V = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
         logp = logp_V.gather(1, target[:, None]).squeeze(1)
         return logp, -(logp_V.exp() * logp_V).sum(-1) if entropy else None
 
-    size = max(1, CHUNK_LOGITS // project.weight.shape[0])
+    size = max(1, CHUNK_LOGITS // lm.core.get_output_embeddings().weight.shape[0])
     if len(target_M) <= size:
         return Scores(*chunk(hidden_MD, target_M))
     parts = [

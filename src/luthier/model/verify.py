@@ -6,6 +6,8 @@ the model runs on padded rows; where those differ too, it is refused. No archite
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,10 +47,11 @@ def probe_sequences(vocab: int, context: int, window: int | None = None, seed: i
 def own_forward(lm: LanguageModel, sequences: list[Tokens]) -> Tensor:
     """Log-probs of every prediction, each sequence alone through the model's own forward: the reference."""
     logps = []
-    for sequence in sequences:
-        ids = torch.tensor([sequence.ids], device=lm.device)
-        logits = lm.module(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        logps.append(torch.log_softmax(logits, -1).gather(1, ids[0, 1:, None]).squeeze(1))
+    with library_attention(lm):
+        for sequence in sequences:
+            ids = torch.tensor([sequence.ids], device=lm.device)
+            logits = lm.module(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            logps.append(torch.log_softmax(logits, -1).gather(1, ids[0, 1:, None]).squeeze(1))
     return torch.cat(logps)
 
 
@@ -58,9 +61,20 @@ def difference(lm: LanguageModel, batch: Batch, reference_M: Tensor) -> float:
     return float((score(lm, batch) - reference_M).abs().max())
 
 
-def own_attention(lm: LanguageModel) -> str:
+def library_choice(lm: LanguageModel) -> str:
     """The attention the library would use by itself."""
     return "sdpa" if lm.core._supports_sdpa else "eager"
+
+
+@contextmanager
+def library_attention(lm: LanguageModel) -> Iterator[None]:
+    """Inside this block the model attends as the library would by itself."""
+    ours = lm.core.config._attn_implementation
+    lm.core.set_attn_implementation(library_choice(lm))
+    try:
+        yield
+    finally:
+        lm.core.set_attn_implementation(ours)
 
 
 def choose_layout(module: torch.nn.Module, dtype: torch.dtype = torch.float32) -> tuple[LanguageModel, LoadCheck]:
@@ -72,19 +86,18 @@ def choose_layout(module: torch.nn.Module, dtype: torch.dtype = torch.float32) -
     was_training = module.training
     module.eval()
     try:
-        # Two references were one too many: a sliding window or chunk shows only past its length.
+        # A sliding window or a chunk shows only past its length.
         config = rows.core.config.to_dict()
         sizes = [n for n in (config.get("sliding_window"), config.get("attention_chunk_size")) if n]
         sequences = probe_sequences(rows.core.config.vocab_size, context_of(config), min(sizes, default=None))
-        rows.core.set_attn_implementation(own_attention(rows))
         reference_M = own_forward(rows, sequences)
         batch = forest(sequences, min_shared=2).to(rows.device)
         tolerance = TOLERANCE[next(module.parameters()).dtype]
         found, reason = attempt(replace(rows, layout="forest"), batch, reference_M)
         if found is not None and found <= tolerance:
             return replace(rows, layout="forest", dtype=dtype), LoadCheck("forest", found, "equal to its own forward")
-        rows.core.set_attn_implementation(own_attention(rows))
         reason = reason or f"log-probs differ by {found:.2g} nats"
+        rows.core.set_attn_implementation(library_choice(rows))
         in_rows, failure = attempt(rows, batch, reference_M)
         if in_rows is not None and in_rows <= tolerance:
             return replace(rows, dtype=dtype), LoadCheck("rows", found, f"padded rows, because as a forest {reason}")

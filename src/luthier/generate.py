@@ -1,0 +1,213 @@
+"""The sampler. A prompt is read once, its keys are shared by its samples, and every row has its own randomness.
+
+What it samples from is exactly what `score` scores: no hidden top-k, no suppressed end token. Greedy output equals
+transformers' `generate` token for token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from luthier.base.nouns import Sample, Tokens
+from luthier.model.attention import DecodePlan, ForestPlan, using
+from luthier.model.score import LanguageModel, logits_of
+from luthier.tokens.pack import forest, paths
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw. `temperature` 0 is greedy. Filters apply in this order: repetition penalty, temperature, top-k,
+    top-p; they change what is drawn, never the log-probs that are reported."""
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+class Rows:
+    """The state of N = B·G rows while they grow: which ids they have, and what they drew."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], first_row: int, samples: int, how: Sampling, vocab: int,
+                 device: torch.device) -> None:
+        self.how, self.samples, n = how, samples, len(prompts) * samples
+        # Row r of the whole call draws from its own stream, so its text does not depend on how rows are batched.
+        uniform = [np.random.Generator(np.random.Philox(key=[how.seed, first_row + r])).random(how.max_new_tokens)
+                   for r in range(n)] if how.temperature > 0 else [np.zeros(how.max_new_tokens)] * n
+        self.uniform = torch.from_numpy(np.stack(uniform)).to(device)
+        self.ids = torch.zeros(n, how.max_new_tokens, dtype=torch.int64, device=device)
+        self.logps = torch.zeros(n, how.max_new_tokens, device=device)
+        self.length = torch.zeros(n, dtype=torch.int64, device=device)
+        self.ended = torch.zeros(n, dtype=torch.bool, device=device)
+        self.alive = torch.arange(n, device=device)
+        """Rows that the model still computes, in order; some of them may have ended already."""
+        self.seen: Tensor | None = None
+        if how.repetition_penalty != 1.0:
+            self.seen = torch.zeros(n, vocab, dtype=torch.bool, device=device)
+            for r in range(n):
+                self.seen[r, list(prompts[r // samples])] = True
+
+    def draw(self, logits_NV: Tensor, step: int, end_ids: Tensor) -> Tensor:
+        """Draws the next token of every live row, records it where the row has not ended, and returns it [N]."""
+        rows = self.alive
+        next_N = choose(logits_NV, self.uniform[rows, step], self.how, None if self.seen is None else self.seen[rows])
+        temperature = self.how.temperature if self.how.temperature > 0 else 1.0
+        logp_N = torch.log_softmax(logits_NV / temperature, dim=-1).gather(1, next_N[:, None]).squeeze(1)
+        going = ~self.ended[rows]
+        self.ids[rows[going], step] = next_N[going]
+        self.logps[rows[going], step] = logp_N[going]
+        self.length[rows[going]] += 1
+        self.ended[rows[going]] = torch.isin(next_N[going], end_ids)
+        if self.seen is not None:
+            self.seen[rows, next_N] = True
+        return next_N
+
+    def unfinished_prompts(self) -> Tensor:
+        """Indices, among the live prompts, of those with a row that goes on."""
+        return torch.nonzero((~self.ended[self.alive]).view(-1, self.samples).any(1)).squeeze(1)
+
+    def keep_prompts(self, keep_B: Tensor) -> None:
+        """Stops computing all other prompts' rows."""
+        self.alive = self.alive.view(-1, self.samples)[keep_B].flatten()
+
+
+def choose(logits_NV: Tensor, uniform_N: Tensor, how: Sampling, seen_NV: Tensor | None = None) -> Tensor:
+    """Draws one token a row by inverting the cumulative distribution at `uniform_N` (in [0, 1))."""
+    if seen_NV is not None:  # Keskar et al. 2019, §4.1, in the form that transformers uses
+        p = how.repetition_penalty
+        logits_NV = torch.where(seen_NV, torch.where(logits_NV > 0, logits_NV / p, logits_NV * p), logits_NV)
+    if how.temperature == 0:
+        return logits_NV.argmax(-1)
+    logits_NV = logits_NV / how.temperature
+    if how.top_k is not None:
+        kth = logits_NV.topk(min(how.top_k, logits_NV.shape[-1]), dim=-1).values[:, -1:]
+        logits_NV = logits_NV.masked_fill(logits_NV < kth, float("-inf"))
+    probs_NV = torch.softmax(logits_NV.double(), dim=-1)
+    if how.top_p < 1:  # the smallest set of the likeliest tokens whose mass reaches top_p
+        ranked, order = probs_NV.sort(dim=-1, descending=True)
+        beyond = ranked.cumsum(-1) - ranked >= how.top_p
+        probs_NV = probs_NV.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), 0)
+    cdf_NV = probs_NV.cumsum(-1)
+    draw_N1 = (uniform_N.to(cdf_NV.dtype) * cdf_NV[:, -1])[:, None]
+    # `right`: the first token whose cumulative mass exceeds the draw, so a token of probability 0 is never drawn.
+    return torch.searchsorted(cdf_NV, draw_N1, right=True).squeeze(1).clamp(max=logits_NV.shape[-1] - 1)
+
+
+@torch.no_grad()
+def sample(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], how: Sampling, end_ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str], samples: int = 1, max_rows: int = 256,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> list[list[Sample]]:
+    """Draws `samples` completions of each prompt (token ids), returned in the prompts' order.
+
+    A row ends at the first of `end_ids`, which stays its last id, or at `max_new_tokens`. `logps` are log-probs in
+    nats under softmax(logits / temperature) (temperature 1 when greedy). At most `max_rows` rows grow at once;
+    `progress` hears how many are done. Raises ValueError on an empty prompt.
+    """
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("an empty prompt has nothing to predict from")
+    was_training = lm.module.training
+    lm.module.eval()
+    grow = grow_forest if lm.layout == "forest" else grow_rows
+    ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=lm.device)
+    found: list[list[Sample]] = []
+    try:
+        for start, stop in waves(prompts, samples, max_rows, equal_lengths=lm.layout == "rows"):
+            wave = prompts[start:stop]
+            rows = Rows(wave, start * samples, samples, how, lm.core.config.vocab_size, lm.device)
+            grow(lm, wave, rows, ends)
+            found.extend(collect(rows, wave, decode))
+            progress(len(found) * samples)
+    finally:
+        lm.module.train(was_training)
+    return found
+
+
+def waves(prompts: Sequence[Sequence[int]], samples: int, max_rows: int, equal_lengths: bool) -> Iterator[
+    tuple[int, int]]:
+    """Runs `start:stop` of prompts that grow together; of one length where the model cannot mix lengths."""
+    start = 0
+    while start < len(prompts):
+        stop = start + 1
+        while (stop < len(prompts) and (stop + 1 - start) * samples <= max_rows
+               and not (equal_lengths and len(prompts[stop]) != len(prompts[start]))):
+            stop += 1
+        yield start, stop
+        start = stop
+
+
+def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, ends: Tensor) -> None:
+    """Reads the prompts as one forest, then adds a token to every row at each step."""
+    device, how = lm.device, rows.how
+    batch = forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device)
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    hidden_TD = forward(lm, ForestPlan(batch, keep=kept), batch.ids_T, batch.pos_T)
+    path_B = paths(batch)
+    index_BL = pad_sequence(path_B, batch_first=True)
+    lengths_B = torch.tensor([len(path) for path in path_B], device=device)
+    by_prompt = {layer: (k[0][:, index_BL].transpose(0, 1), v[0][:, index_BL].transpose(0, 1))
+                 for layer, (k, v) in kept.items()}
+    plan = DecodePlan(by_prompt, lengths_B, rows.samples, how.max_new_tokens)
+    logits_NV = logits_of(lm, hidden_TD[batch.last_N]).repeat_interleave(rows.samples, 0)
+    for step in range(how.max_new_tokens):
+        next_N = rows.draw(logits_NV, step, ends)
+        going_B = rows.unfinished_prompts()
+        if len(going_B) == 0 or step + 1 == how.max_new_tokens:
+            return
+        # Dropping rows copies their keys: worth it once an eighth of them has ended.
+        if len(going_B) <= len(plan.lengths_B) * 7 // 8:
+            next_N = next_N.view(-1, rows.samples)[going_B].flatten()
+            plan.keep_prompts(going_B)
+            rows.keep_prompts(going_B)
+        position_N = plan.lengths_B.repeat_interleave(rows.samples) + step
+        logits_NV = logits_of(lm, forward(lm, plan, next_N, position_N))
+        plan.advance()
+
+
+def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor) -> Tensor:
+    """Final hidden states [T, D] under a plan."""
+    with (torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32), using(plan)):
+        out = lm.backbone(input_ids=ids_T[None], position_ids=pos_T[None],
+                          attention_mask=torch.ones_like(ids_T)[None], use_cache=False)
+    return out.last_hidden_state[0]
+
+
+def grow_rows(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, ends: Tensor) -> None:
+    """For architectures that do not attend by a plan: prompts of equal length, the library's own cache, no padding
+    (padding changes what recurrent layers see)."""
+    ids_NL = torch.tensor([list(p) for p in prompts], device=lm.device).repeat_interleave(rows.samples, 0)
+    carried: dict[str, Any] = {"use_cache": True, "attention_mask": torch.ones_like(ids_NL)}
+    fresh_NL = ids_NL
+    for step in range(rows.how.max_new_tokens):
+        inputs = lm.core.prepare_inputs_for_generation(
+            ids_NL, next_sequence_length=fresh_NL.shape[1], is_first_iteration=step == 0, **carried)
+        out = lm.module(**inputs)
+        fresh_NL = rows.draw(out.logits[:, -1].float(), step, ends)[:, None]
+        if len(rows.unfinished_prompts()) == 0:
+            return
+        ids_NL = torch.cat([ids_NL, fresh_NL], dim=1)
+        carried = lm.core._update_model_kwargs_for_generation(out, carried)
+
+
+def collect(rows: Rows, prompts: Sequence[Sequence[int]], decode: Callable[[Sequence[int]], str]) -> list[
+    list[Sample]]:
+    """The finished rows as Samples, by prompt."""
+    ids, logps = rows.ids.tolist(), rows.logps.tolist()
+    lengths, ended = rows.length.tolist(), rows.ended.tolist()
+    found: list[list[Sample]] = [[] for _ in prompts]
+    for r, (n, stopped) in enumerate(zip(lengths, ended, strict=True)):
+        prompt = prompts[r // rows.samples]
+        text = decode(ids[r][: n - 1] if stopped else ids[r][:n])
+        found[r // rows.samples].append(
+            Sample(tuple(prompt), tuple(ids[r][:n]), tuple(logps[r][:n]), text, stopped))
+    return found

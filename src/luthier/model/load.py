@@ -1,0 +1,152 @@
+"""Models from folders, from a hub, or from nothing; and back to folders that transformers loads as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from luthier.base.errors import UserError
+from luthier.base.files import disk_errors
+from luthier.base.recipe import Base, Fresh
+from luthier.base.seeds import seed_for
+from luthier.model.score import LanguageModel
+from luthier.model.verify import LoadCheck, choose_layout, context_of
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for use, with what the load-time check found."""
+
+    lm: LanguageModel
+    tokenizer: Any
+    check: LoadCheck
+    end_ids: tuple[int, ...]
+    """Ends that the model's generation_config names."""
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens."""
+        return context_of(self.lm.core.config.to_dict())
+
+
+def compute_dtype(asked: str, device: str) -> torch.dtype:
+    """auto: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    if asked != "auto":
+        return torch.float32 if asked == "float32" else torch.bfloat16
+    return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def fresh_model(fresh: Fresh, tokenizer: Any, seed: int) -> LlamaForCausalLM:
+    """A Llama-shaped model with random weights. Weights are a function of the seed alone."""
+    ffn = fresh.ffn or -(-fresh.width * 8 // 3 // 16) * 16
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=fresh.width, intermediate_size=ffn, num_hidden_layers=fresh.layers,
+        num_attention_heads=fresh.heads, num_key_value_heads=fresh.kv_heads or fresh.heads,
+        max_position_embeddings=fresh.context, tie_word_embeddings=fresh.tie_embeddings,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        initializer_range=fresh.width**-0.5 / 2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, "weights"))
+        return LlamaForCausalLM(config)
+
+
+def wrap(module: torch.nn.Module, tokenizer: Any, device: str, dtype: torch.dtype) -> Loaded:
+    """Checks the model's layout and moves it to the device."""
+    lm, check = choose_layout(module.to(device), dtype)
+    ends = lm.core.generation_config.eos_token_id if lm.core.generation_config else None
+    return Loaded(lm, tokenizer, check, tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,))
+
+
+def load_model(base: Base, root: Path, device: str) -> Loaded:
+    """A causal language model and its tokenizer from a local folder or a hub.
+
+    Raises UserError: folder missing or without weights, pickled weights not allowed, code not trusted, not a causal
+    model, or a hub that cannot be reached.
+    """
+    assert base.model is not None
+    folder = (root / base.model).expanduser()
+    local = folder.is_dir()
+    if local:
+        check_folder(folder, base)
+    elif base.model.startswith((".", "/", "~")) or len(Path(base.model).parts) > 2:
+        raise UserError(f"base.model: {base.model}: no such folder. Give a folder with config.json, or a hub id.")
+    where = str(folder) if local else base.model
+    options = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
+    try:
+        # dtype float32: weights are trained in full precision; the arithmetic is chosen by autocast.
+        module = AutoModelForCausalLM.from_pretrained(
+            where, dtype=torch.float32, use_safetensors=None if base.allow_pickle else True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except (OSError, ValueError, ImportError, RuntimeError, json.JSONDecodeError) as error:
+        raise UserError(load_problem(base, local, error)) from error
+    if base.chat_template is not None:
+        template = (root / base.chat_template).expanduser()
+        if not template.is_file():
+            raise UserError(f"base.chat_template: {template}: no such file.")
+        tokenizer.chat_template = template.read_text()
+    return wrap(module, tokenizer, device, compute_dtype(base.dtype, device))
+
+
+def check_folder(folder: Path, base: Base) -> None:
+    """The plain reasons for which a folder cannot be loaded, before a library says them at length."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"base.model: {folder}: no config.json. Give a folder in the Hugging Face layout.")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if not pickled:
+        raise UserError(f"base.model: {folder}: no weights (*.safetensors). Copy the model's weights there.")
+    if not base.allow_pickle:
+        raise UserError(
+            f"base.model: {folder}: only pickled weights ({', '.join(pickled)}), which can run code when loaded. "
+            "Convert them to safetensors, or set base.allow_pickle: true if you trust them."
+        )
+
+
+def load_problem(base: Base, local: bool, error: Exception) -> str:
+    """One line for what the libraries say in many."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return (f"base.model: {base.model}: it comes with its own Python code. "
+                "Read that code, then set base.trust_remote_code: true.")
+    if not local:
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        how = "the run is offline" if offline else "it is not a local folder, and the hub could not give it"
+        return f"base.model: {base.model}: {how} ({said[:160]}). Download it and give its folder."
+    return f"base.model: {base.model}: cannot be loaded: {said[:300]}"
+
+
+def load_folder(folder: Path, device: str, dtype: torch.dtype) -> Loaded:
+    """A model that luthier saved."""
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return wrap(module, AutoTokenizer.from_pretrained(folder), device, dtype)
+
+
+def save_model(module: Any, tokenizer: Any, folder: Path, end_ids: tuple[int, ...] = ()) -> None:
+    """A Hugging Face folder: safetensors, config, tokenizer with its chat template, and where generation ends."""
+    with disk_errors(folder):
+        module.save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+        if end_ids:
+            config = GenerationConfig(
+                bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=sorted(end_ids), do_sample=False,
+            )
+            config.save_pretrained(folder)
+

@@ -1,0 +1,80 @@
+"""Every loss and every advantage: pure functions, tensors in, sums out. The step divides once.
+
+Log-probs are in nats. Sums run over predictions M, pairs P or samples; the caller knows the count before the first
+forward, so that accumulation, packing and data parallelism cannot change the gradient.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nll(logp_M: Tensor, weight_M: Tensor) -> Tensor:
+    """Weighted negative log-likelihood, summed: −Σ w·logp."""
+    return -(weight_M * logp_M).sum()
+
+
+def bradley_terry(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
+    """−log σ(r_chosen − r_rejected), summed over pairs. Bradley & Terry 1952; Ouyang et al. 2022, eq. 1."""
+    return -F.logsigmoid(chosen_P - rejected_P).sum()
+
+
+def gae(reward_NL: Tensor, value_NL: Tensor, mask_NL: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates A_t = Σ_l (γλ)^l δ_{t+l}, with δ_t = r_t + γ V_{t+1} − V_t and V = 0 after the
+    end. Schulman et al. 2016, eq. 16. `mask_NL` is 1 on real tokens, which stand left-aligned; 0 elsewhere."""
+    advantage_NL = torch.zeros_like(reward_NL)
+    running_N = torch.zeros_like(reward_NL[:, 0])
+    next_value_N = torch.zeros_like(running_N)
+    for t in range(reward_NL.shape[1] - 1, -1, -1):
+        alive_N = mask_NL[:, t]
+        delta_N = reward_NL[:, t] + gamma * next_value_N - value_NL[:, t]
+        running_N = alive_N * (delta_N + gamma * lam * running_N)
+        advantage_NL[:, t] = running_N
+        next_value_N = alive_N * value_NL[:, t]
+    return advantage_NL
+
+
+def whiten(values: Tensor, shift_mean: bool = True) -> Tensor:
+    """Zero mean (if asked) and unit variance; constant values become their deviation from the mean, 0."""
+    centred = values - values.mean()
+    scaled = centred / (centred.square().mean().sqrt() + 1e-8)
+    return scaled if shift_mean else scaled + values.mean()
+
+
+class Clipped(NamedTuple):
+    """A clipped loss (sum) and the number of elements on which the clip was active."""
+
+    loss: Tensor
+    clipped: Tensor
+
+
+def clipped_policy(logp_M: Tensor, old_logp_M: Tensor, advantage_M: Tensor, clip: float) -> Clipped:
+    """−min(ρA, clip(ρ, 1−ε, 1+ε)A) summed, ρ = exp(logp − old). Schulman et al. 2017, eq. 7.
+    At ρ = 1 its gradient is REINFORCE's: −A ∇logp."""
+    ratio_M = (logp_M - old_logp_M).exp()
+    free_M, held_M = ratio_M * advantage_M, ratio_M.clamp(1 - clip, 1 + clip) * advantage_M
+    return Clipped(-torch.minimum(free_M, held_M).sum(), (held_M < free_M).sum())
+
+
+def clipped_value(value_M: Tensor, old_value_M: Tensor, return_M: Tensor, clip: float) -> Clipped:
+    """½ max((V−R)², (V_old + clip(V−V_old, ±ε) − R)²) summed."""
+    held_M = old_value_M + (value_M - old_value_M).clamp(-clip, clip)
+    free_M, held_M = (value_M - return_M).square(), (held_M - return_M).square()
+    return Clipped(0.5 * torch.maximum(free_M, held_M).sum(), (held_M > free_M).sum())
+
+
+def kl_estimate(logp_M: Tensor, ref_logp_M: Tensor) -> Tensor:
+    """Per-token estimate of KL(π‖ref) from samples of π: e^d − 1 − d with d = ref − logp. Never negative, unbiased,
+    and 0 exactly where the two agree. Schulman 2020, "Approximating KL divergence", k3."""
+    difference_M = ref_logp_M - logp_M
+    return difference_M.expm1() - difference_M
+
+
+def adapt_kl(coefficient: float, kl: float, target: float, samples: int, horizon: int) -> float:
+    """β ← β (1 + clip(KL/target − 1, ±0.2) · n/horizon). Ziegler et al. 2019, §2.2."""
+    error = max(-0.2, min(0.2, kl / target - 1))
+    return coefficient * (1 + error * samples / horizon)

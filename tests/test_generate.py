@@ -1,0 +1,90 @@
+"""The sampler: greedy = transformers' generate, log-probs = score's, rows independent of how they are batched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from architectures import FOREST, ROWS, tiny
+
+from luthier.base.nouns import Tokens
+from luthier.generate import Sampling, choose, sample
+from luthier.model.score import score
+from luthier.model.verify import choose_layout
+from luthier.tokens.pack import forest
+
+PROMPTS = [[5, 9, 33, 7, 12], [5, 9, 33, 7, 12, 80, 41], list(range(3, 28)), [100]]
+
+
+def decode(ids):
+    return " ".join(map(str, ids))
+
+
+@pytest.mark.parametrize("kind", [*FOREST, *ROWS])
+def test_greedy_equals_transformers_generate_and_logps_equal_score(kind):
+    model = tiny(kind)
+    lm, _ = choose_layout(model)
+    ours = sample(lm, PROMPTS, Sampling(max_new_tokens=24, temperature=0), [2], decode)
+    reference = tiny(kind)
+    for prompt, (one,) in zip(PROMPTS, ours, strict=True):
+        theirs = reference.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=2, pad_token_id=0
+        )[0, len(prompt) :].tolist()
+        assert list(one.ids) == theirs
+        assert one.stopped == (theirs[-1] == 2)
+    sequences = [Tokens(s.prompt_ids + s.ids, (0.0,) * len(s.prompt_ids) + (1.0,) * len(s.ids), "")
+                 for (s,) in ours]
+    drawn = torch.tensor([logp for (s,) in ours for logp in s.logps])
+    torch.testing.assert_close(drawn, score(lm, forest(sequences)).detach(), atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gptj"])
+def test_a_row_does_not_depend_on_its_neighbours(kind):
+    lm, _ = choose_layout(tiny(kind))
+    how = Sampling(max_new_tokens=20, temperature=1.0, seed=7)
+    together = sample(lm, PROMPTS, how, [2, 3, 4, 5], decode, samples=3)
+    in_waves = sample(lm, PROMPTS, how, [2, 3, 4, 5], decode, samples=3, max_rows=3)
+    assert [[s.ids for s in group] for group in together] == [[s.ids for s in group] for group in in_waves]
+    assert len({s.ids for s in together[0]}) > 1  # samples of one prompt differ
+    other = sample(lm, PROMPTS, Sampling(max_new_tokens=20, seed=8), [2], decode, samples=3)
+    assert [[s.ids for s in g] for g in other] != [[s.ids for s in g] for g in together]
+
+
+def test_sampled_logps_are_those_of_the_temperature():
+    lm, _ = choose_layout(tiny("llama"))
+    groups = sample(lm, PROMPTS, Sampling(max_new_tokens=16, temperature=0.7, top_k=5, seed=1), [2], decode, samples=2)
+    sequences = [Tokens(s.prompt_ids + s.ids, (0.0,) * len(s.prompt_ids) + (1.0,) * len(s.ids), "")
+                 for group in groups for s in group]
+    drawn = torch.tensor([logp for group in groups for s in group for logp in s.logps])
+    torch.testing.assert_close(drawn, score(lm, forest(sequences), temperature=0.7).detach(), atol=5e-5, rtol=0)
+
+
+def test_drawing_follows_the_distribution():
+    logits = torch.log(torch.tensor([0.5, 0.25, 0.125, 0.125])).repeat(20000, 1)
+    uniform = torch.from_numpy(np.random.default_rng(0).random(20000))
+    share = torch.bincount(choose(logits, uniform, Sampling()), minlength=4) / 20000
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.25, 0.125, 0.125]), atol=0.01, rtol=0)
+    # top-p 0.7 keeps the two likeliest (0.5 < 0.7 <= 0.75): 2/3 and 1/3; top-k 1 is greedy
+    nucleus = torch.bincount(choose(logits, uniform, Sampling(top_p=0.7)), minlength=4) / 20000
+    torch.testing.assert_close(nucleus, torch.tensor([2 / 3, 1 / 3, 0, 0]), atol=0.01, rtol=0)
+    assert choose(logits, uniform, Sampling(top_k=1)).eq(0).all()
+    # temperature 0.5 squares the odds: 16:4:1:1
+    cold = torch.bincount(choose(logits, uniform, Sampling(temperature=0.5)), minlength=4) / 20000
+    torch.testing.assert_close(cold, torch.tensor([16, 4, 1, 1]) / 22, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.999999999])
+def test_the_edges_of_the_draw_never_give_an_impossible_token(draw):
+    logits = torch.tensor([[-float("inf"), 0.0, 0.0, -float("inf")]])
+    assert choose(logits, torch.tensor([draw], dtype=torch.float64), Sampling()).item() in (1, 2)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.8])
+def test_repetition_penalty_equals_transformers(penalty):
+    model = tiny("llama")
+    lm, _ = choose_layout(model)
+    ours = sample(lm, PROMPTS[:2], Sampling(24, temperature=0, repetition_penalty=penalty), [2], decode)
+    for prompt, (one,) in zip(PROMPTS, ours, strict=False):
+        theirs = tiny("llama").generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=2,
+                                        pad_token_id=0, repetition_penalty=penalty)
+        assert list(one.ids) == theirs[0, len(prompt):].tolist()

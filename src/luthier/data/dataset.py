@@ -1,0 +1,247 @@
+"""A source of the recipe -> Dataset: its examples, split once and for all by their content, and what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from luthier.base.errors import UserError, did_you_mean
+from luthier.base.files import hash_of, hash_path, write_jsonl
+from luthier.base.nouns import ROLES, Chat, Choice, Example, Message, Pair, Rejected, Row, Text
+from luthier.base.recipe import Source
+from luthier.data.formats import TEXT, convert, detect, renamed
+from luthier.data.messages import Reading
+from luthier.data.sources import Read, find_path, list_files, origin_of, read_rows
+
+LOOKED_AT = 20
+"""Rows that decide what `auto` is."""
+SHOWN = 5
+"""Reasons in an error."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The examples of one source, in file order."""
+
+    name: str
+    format: str
+    """The format the rows were read as; never auto."""
+    train: list[Example]
+    heldout: list[Example]
+    rejected: list[Rejected]
+    files: int
+    """Files read; with `limit`, files found."""
+    rows: int
+    """Rows read: train + heldout + rejected."""
+    hash: str
+    """Of the files' bytes and of all that the recipe says about the source but its folder."""
+    duplicates: int
+    """Examples whose content an earlier one has (they are kept)."""
+    notes: tuple[str, ...]
+    """What a user should know: the format found, columns not used, files left out."""
+
+
+def read_dataset(name: str, source: Source, root: Path) -> Dataset:
+    """Reads the source called `name` under `data`, relative to the folder `root`.
+
+    Raises UserError: path missing or of unknown kind, a file broken as a whole, no or several formats that fit, a
+    column or role mapping that cannot hold, no usable row, more than `max_rejected` of the rows rejected.
+    """
+    path = find_path(name, source.path, root)
+    files, notes = list_files(name, path)
+    check_roles(name, source)
+    read = read_rows(files, path, source.separator)
+    first = take(read, LOOKED_AT)
+    check_columns(name, source, rows_of(first))
+    sample = [renamed(row, source.columns) for row in rows_of(first)]
+    format: str = source.format
+    if format == "auto" and sample:
+        format = detect(sample, name)
+        notes = [f"format {format}, found from the columns{unused(format, sample)}", *notes]
+    reading = Reading(name, source.roles, source.system)
+    examples: list[Example] = []
+    rejected: list[Rejected] = []
+    for row in chain(first, read):
+        made = convert(renamed(row, source.columns), format, reading) if isinstance(row, Row) else row
+        if isinstance(made, Rejected):
+            rejected.append(made)
+        else:
+            examples.append(made)
+        if len(examples) == source.limit:
+            break
+    check_rejected(name, source, len(examples), rejected)
+    train, heldout = split(examples, source)
+    return Dataset(
+        name=name,
+        format=format,
+        train=train,
+        heldout=heldout,
+        rejected=rejected,
+        files=len(files),
+        rows=len(examples) + len(rejected),
+        hash=hash_of([[[origin_of(f, path), hash_path(f)] for f in files], source.model_dump(exclude={"path"})]),
+        duplicates=len(examples) - len({content(example) for example in examples}),
+        notes=tuple(notes),
+    )
+
+
+def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    """One {origin, reason} a line, in file order."""
+    write_jsonl(path, ({"origin": row.origin, "reason": row.reason} for row in rejected))
+
+
+def take(read: Iterator[Read], count: int) -> list[Read]:
+    """The beginning of `read` that holds `count` rows, or all of it; what was rejected between them comes along."""
+    first: list[Read] = []
+    found = 0
+    while found < count and (item := next(read, None)) is not None:
+        first.append(item)
+        found += isinstance(item, Row)
+    return first
+
+
+def rows_of(items: Sequence[Read]) -> list[Row]:
+    return [item for item in items if isinstance(item, Row)]
+
+
+def unused(format: str, sample: Sequence[Row]) -> str:
+    """A text row keeps one column only: the words that say so."""
+    columns = dict.fromkeys(key for row in sample for key in row.fields)
+    text = next((column for column in TEXT if column in columns), None)
+    left = [column for column in columns if column != text]
+    return f"; not used: {', '.join(left)}" if format == "text" and left else ""
+
+
+def check_roles(name: str, source: Source) -> None:
+    wrong = [
+        f"data.{name}.roles.{theirs}: {ours} is not {'|'.join(ROLES)}."
+        + (did_you_mean(ours, ROLES) or " Use one of them.")
+        for theirs, ours in source.roles.items()
+        if ours not in ROLES
+    ]
+    if wrong:
+        raise UserError(wrong)
+
+
+def check_columns(name: str, source: Source, rows: Sequence[Row]) -> None:
+    """Every column that `columns` names must stand in one of the first rows at least."""
+    there = list(dict.fromkeys(key for row in rows for key in row.fields))
+    wrong = [
+        f'data.{name}.columns.{ours}: {rows[0].origin} has no column "{theirs}".'
+        + (did_you_mean(theirs, there) or f" There are: {', '.join(there)}.")
+        for ours, theirs in source.columns.items()
+        if rows and theirs not in there
+    ]
+    if wrong:
+        raise UserError(wrong)
+
+
+def check_rejected(name: str, source: Source, examples: int, rejected: Sequence[Rejected]) -> None:
+    """Raises UserError when nothing or too little is left, with the first reasons."""
+    rows = examples + len(rejected)
+    if examples and len(rejected) <= source.max_rejected * rows:
+        return
+    more = len(rejected) - SHOWN
+    why = [f"  {row.origin}: {row.reason}" for row in rejected[:SHOWN]] + (
+        [f"  ... and {more} more"] if more > 0 else []
+    )
+    if not examples:
+        raise UserError([f"data.{name}: {source.path}: not one usable row.", *why])
+    share = f"{len(rejected) / rows:.1%}, at most {source.max_rejected:.1%} may be"
+    head = f"data.{name}: {source.path}: {len(rejected)} of {rows} rows cannot be used: {share}."
+    raise UserError([head, *why, f"  Mend them, or raise data.{name}.max_rejected to go on without them."])
+
+
+def split(examples: Sequence[Example], source: Source) -> tuple[list[Example], list[Example]]:
+    """(train, heldout). An example's side depends on nothing but itself: rows that are added move no other."""
+    train: list[Example] = []
+    heldout: list[Example] = []
+    for example in examples:
+        key = file_of(example.origin) if source.split_by == "origin" else split_key(example)
+        (heldout if fraction(key) < source.heldout else train).append(example)
+    return train, heldout
+
+
+def fraction(text: str) -> float:
+    """A number in [0, 1) that is uniform over texts: SHA-256 as a binary fraction."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()) / 2**256
+
+
+def file_of(origin: str) -> str:
+    """The file part of an origin: "faq.csv:17" and "faq.json[3]" without the place."""
+    return re.sub(r":\d+$|\[\d+\]$", "", origin)
+
+
+def split_key(example: Example) -> str:
+    """What decides the side: the content, but of a pair only the prompt. Pairs of one prompt share their answers, so
+    a reward model measured on one while trained on another would look better than it is."""
+    return dumped(turns(example.prompt)) if isinstance(example, Pair) else content(example)
+
+
+def content(example: Example) -> str:
+    """All that a model is shown of an example, and nothing else (no origin, no meta), as one string."""
+    match example:
+        case Text(text):
+            return text
+        case Chat(messages):
+            return dumped(turns(messages))
+        case Pair(prompt, chosen, rejected):
+            return dumped([turns(prompt), chosen, rejected])
+        case Choice(context, options, gold):
+            return dumped([context, list(options), gold])
+
+
+def turns(messages: Sequence[Message]) -> list[list[str]]:
+    return [[message.role, message.content] for message in messages]
+
+
+def dumped(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def leaked(train: Sequence[Example], evaluation: Sequence[Example]) -> list[str]:
+    """Origins of the evaluation rows that also stand in the training rows, case and white space aside.
+
+    A text is its text; a conversation its last user prompt with the answer, and one without an answer its whole
+    prompt; a pair its last user prompt with the chosen answer; a choice its context with the right option.
+    """
+    known = {print_ for example in train for print_ in prints(example, as_training=True)}
+    return [row.origin for row in evaluation if known & prints(row, as_training=False)]
+
+
+def prints(example: Example, as_training: bool) -> set[tuple[str, ...]]:
+    """What an example is recognised by. A trained conversation also gives away its prompt."""
+    match example:
+        case Text(text):
+            return {("text", folded(text))}
+        case Chat(messages):
+            whole = ("prompt", *(folded(m.content) for m in example.prompt if m.role != "system"))
+            if example.answer is None:
+                return {whole}
+            answered = ("answer", folded(last_user(messages)), folded(example.answer))
+            return {answered, whole} if as_training else {answered}
+        case Pair(prompt, chosen):
+            return {("answer", folded(last_user(prompt)), folded(chosen))}
+        case Choice(context, options, gold):
+            return {("answer", folded(context), folded(options[gold]))}
+
+
+def last_user(messages: Sequence[Message]) -> str:
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def folded(text: str) -> str:
+    """Lower case, one blank between words."""
+    return " ".join(text.casefold().split())
+
+
+def reasons(rejected: Sequence[Rejected]) -> Counter[str]:
+    """How often each kind of reason came up: values in quotes and numbers left out, the advice after it too."""
+    kinds = (re.sub(r"\d+", "#", re.sub(r'"[^"]*"', '"..."', row.reason)) for row in rejected)
+    return Counter(kind.split(". ")[0] for kind in kinds)

@@ -143,14 +143,16 @@ def check_columns(name: str, source: Source, rows: Sequence[Row]) -> None:
 
 
 def check_rejected(name: str, source: Source, examples: int, rejected: Sequence[Rejected]) -> None:
-    """Raises UserError when nothing or too little is left, with the first reasons."""
+    """Raises UserError when nothing or too little is left, with the commonest reasons."""
     rows = examples + len(rejected)
     if examples and len(rejected) <= source.max_rejected * rows:
         return
-    more = len(rejected) - SHOWN
-    why = [f"  {row.origin}: {row.reason}" for row in rejected[:SHOWN]] + (
-        [f"  ... and {more} more"] if more > 0 else []
-    )
+    kinds = reasons(rejected)
+    first = {kind_of_reason(row.reason): row for row in reversed(rejected)}
+    why = [
+        f"  {first[kind].origin}: {first[kind].reason}" + (f" (and {count - 1} like it)" if count > 1 else "")
+        for kind, count in kinds.most_common(SHOWN)
+    ]
     if not examples:
         raise UserError([f"data.{name}: {source.path}: not one usable row.", *why])
     share = f"{len(rejected) / rows:.1%}, at most {source.max_rejected:.1%} may be"
@@ -242,6 +244,10 @@ def folded(text: str) -> str:
 
 
 def reasons(rejected: Sequence[Rejected]) -> Counter[str]:
-    """How often each kind of reason came up: values in quotes and numbers left out, the advice after it too."""
-    kinds = (re.sub(r"\d+", "#", re.sub(r'"[^"]*"', '"..."', row.reason)) for row in rejected)
-    return Counter(kind.split(". ")[0] for kind in kinds)
+    """How often each kind of reason came up."""
+    return Counter(kind_of_reason(row.reason) for row in rejected)
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without what differs from row to row (values in quotes, numbers) and without the advice after it."""
+    return re.sub(r"\d+", "#", re.sub(r'"[^"]*"', '"..."', reason)).split(". ")[0]

@@ -246,16 +246,17 @@ def gold_index(gold: Any, options: list[str], labels: list[Any], column: str) ->
         said = gold.strip()
         if said in labels[: len(options)]:
             return labels.index(said)
-        if said.isascii() and said.isdigit():
+        meant = {index for index, option in enumerate(options) if option.strip() == said}
+        if said.isascii() and said.isdigit() and len(said) < 4:
             meant.add(int(said))
         elif len(said) == 1 and said.upper() in LETTERS:
             meant.add(LETTERS.index(said.upper()))
-        meant.update(index for index, option in enumerate(options) if option.strip() == said)
     elif isinstance(gold, int) and not isinstance(gold, bool):
         meant.add(gold)
+    meant &= set(range(len(options)))
     if len(meant) > 1:
         raise Unusable(f"{column}: {shown(gold)} can mean several options. Give the index, a number from 0")
-    if not meant or not 0 <= min(meant) < len(options):
+    if not meant:
         last = LETTERS[len(options) - 1] if len(options) <= len(LETTERS) else "Z"
         raise Unusable(f"{column}: {shown(gold)} is not 0 to {len(options) - 1}, A to {last} or an option's words")
     return min(meant)

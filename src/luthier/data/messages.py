@@ -62,10 +62,11 @@ def _message(turn: Any, at: str, reading: Reading, roles: Mapping[str, str]) -> 
     said = turn[role_key]
     role = roles.get(said, said) if isinstance(said, str) else said
     if role not in ROLES:
-        likely = LIKELY_ROLES.get(str(said).lower(), "user")
+        wrong = f"{at}.{role_key}: {shown(said)} is not {'|'.join(ROLES)}"
+        if not isinstance(said, str):
+            raise Unusable(wrong)
         raise Unusable(
-            f"{at}.{role_key}: {shown(said)} is not {'|'.join(ROLES)}. "
-            f"Map it: data.{reading.name}.roles: {{{said}: {likely}}}"
+            f"{wrong}. Map it: data.{reading.name}.roles: {{{said}: {LIKELY_ROLES.get(said.lower(), 'user')}}}"
         )
     return Message(role, _content(turn[content_key], f"{at}.{content_key}"))
 

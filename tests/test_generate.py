@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from architectures import FOREST, ROWS, tiny
 
+from architectures import FOREST, ROWS, tiny
 from luthier.base.nouns import Tokens
 from luthier.generate import Sampling, choose, sample
 from luthier.model.score import score
@@ -32,8 +32,7 @@ def test_greedy_equals_transformers_generate_and_logps_equal_score(kind):
         )[0, len(prompt) :].tolist()
         assert list(one.ids) == theirs
         assert one.stopped == (theirs[-1] == 2)
-    sequences = [Tokens(s.prompt_ids + s.ids, (0.0,) * len(s.prompt_ids) + (1.0,) * len(s.ids), "")
-                 for (s,) in ours]
+    sequences = [Tokens(s.prompt_ids + s.ids, (0.0,) * len(s.prompt_ids) + (1.0,) * len(s.ids), "") for (s,) in ours]
     drawn = torch.tensor([logp for (s,) in ours for logp in s.logps])
     torch.testing.assert_close(drawn, score(lm, forest(sequences)).detach(), atol=5e-5, rtol=0)
 
@@ -53,8 +52,11 @@ def test_a_row_does_not_depend_on_its_neighbours(kind):
 def test_sampled_logps_are_those_of_the_temperature():
     lm, _ = choose_layout(tiny("llama"))
     groups = sample(lm, PROMPTS, Sampling(max_new_tokens=16, temperature=0.7, top_k=5, seed=1), [2], decode, samples=2)
-    sequences = [Tokens(s.prompt_ids + s.ids, (0.0,) * len(s.prompt_ids) + (1.0,) * len(s.ids), "")
-                 for group in groups for s in group]
+    sequences = [
+        Tokens(s.prompt_ids + s.ids, (0.0,) * len(s.prompt_ids) + (1.0,) * len(s.ids), "")
+        for group in groups
+        for s in group
+    ]
     drawn = torch.tensor([logp for group in groups for s in group for logp in s.logps])
     torch.testing.assert_close(drawn, score(lm, forest(sequences), temperature=0.7).detach(), atol=5e-5, rtol=0)
 
@@ -85,6 +87,12 @@ def test_repetition_penalty_equals_transformers(penalty):
     lm, _ = choose_layout(model)
     ours = sample(lm, PROMPTS[:2], Sampling(24, temperature=0, repetition_penalty=penalty), [2], decode)
     for prompt, (one,) in zip(PROMPTS, ours, strict=False):
-        theirs = tiny("llama").generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=2,
-                                        pad_token_id=0, repetition_penalty=penalty)
-        assert list(one.ids) == theirs[0, len(prompt):].tolist()
+        theirs = tiny("llama").generate(
+            torch.tensor([prompt]),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=2,
+            pad_token_id=0,
+            repetition_penalty=penalty,
+        )
+        assert list(one.ids) == theirs[0, len(prompt) :].tolist()

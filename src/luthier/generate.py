@@ -37,12 +37,25 @@ class Sampling:
 class Rows:
     """The state of N = B·G rows while they grow: which ids they have, and what they drew."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], first_row: int, samples: int, how: Sampling, vocab: int,
-                 device: torch.device) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        first_row: int,
+        samples: int,
+        how: Sampling,
+        vocab: int,
+        device: torch.device,
+    ) -> None:
         self.how, self.samples, n = how, samples, len(prompts) * samples
         # Row r of the whole call draws from its own stream, so its text does not depend on how rows are batched.
-        uniform = [np.random.Generator(np.random.Philox(key=[how.seed, first_row + r])).random(how.max_new_tokens)
-                   for r in range(n)] if how.temperature > 0 else [np.zeros(how.max_new_tokens)] * n
+        uniform = (
+            [
+                np.random.Generator(np.random.Philox(key=[how.seed, first_row + r])).random(how.max_new_tokens)
+                for r in range(n)
+            ]
+            if how.temperature > 0
+            else [np.zeros(how.max_new_tokens)] * n
+        )
         self.uniform = torch.from_numpy(np.stack(uniform)).to(device)
         self.ids = torch.zeros(n, how.max_new_tokens, dtype=torch.int64, device=device)
         self.logps = torch.zeros(n, how.max_new_tokens, device=device)
@@ -104,8 +117,13 @@ def choose(logits_NV: Tensor, uniform_N: Tensor, how: Sampling, seen_NV: Tensor 
 
 @torch.no_grad()
 def sample(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], how: Sampling, end_ids: Sequence[int],
-    decode: Callable[[Sequence[int]], str], samples: int = 1, max_rows: int = 256,
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    how: Sampling,
+    end_ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+    samples: int = 1,
+    max_rows: int = 256,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> list[list[Sample]]:
     """Draws `samples` completions of each prompt (token ids), returned in the prompts' order.
@@ -133,14 +151,18 @@ def sample(
     return found
 
 
-def waves(prompts: Sequence[Sequence[int]], samples: int, max_rows: int, equal_lengths: bool) -> Iterator[
-    tuple[int, int]]:
+def waves(
+    prompts: Sequence[Sequence[int]], samples: int, max_rows: int, equal_lengths: bool
+) -> Iterator[tuple[int, int]]:
     """Runs `start:stop` of prompts that grow together; of one length where the model cannot mix lengths."""
     start = 0
     while start < len(prompts):
         stop = start + 1
-        while (stop < len(prompts) and (stop + 1 - start) * samples <= max_rows
-               and not (equal_lengths and len(prompts[stop]) != len(prompts[start]))):
+        while (
+            stop < len(prompts)
+            and (stop + 1 - start) * samples <= max_rows
+            and not (equal_lengths and len(prompts[stop]) != len(prompts[start]))
+        ):
             stop += 1
         yield start, stop
         start = stop
@@ -155,8 +177,9 @@ def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows,
     path_B = paths(batch)
     index_BL = pad_sequence(path_B, batch_first=True)
     lengths_B = torch.tensor([len(path) for path in path_B], device=device)
-    by_prompt = {layer: (k[0][:, index_BL].transpose(0, 1), v[0][:, index_BL].transpose(0, 1))
-                 for layer, (k, v) in kept.items()}
+    by_prompt = {
+        layer: (k[0][:, index_BL].transpose(0, 1), v[0][:, index_BL].transpose(0, 1)) for layer, (k, v) in kept.items()
+    }
     plan = DecodePlan(by_prompt, lengths_B, rows.samples, how.max_new_tokens)
     logits_NV = logits_of(lm, hidden_TD[batch.last_N]).repeat_interleave(rows.samples, 0)
     for step in range(how.max_new_tokens):
@@ -176,9 +199,13 @@ def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows,
 
 def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor) -> Tensor:
     """Final hidden states [T, D] under a plan."""
-    with (torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32), using(plan)):
-        out = lm.backbone(input_ids=ids_T[None], position_ids=pos_T[None],
-                          attention_mask=torch.ones_like(ids_T)[None], use_cache=False)
+    with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32), using(plan):
+        out = lm.backbone(
+            input_ids=ids_T[None],
+            position_ids=pos_T[None],
+            attention_mask=torch.ones_like(ids_T)[None],
+            use_cache=False,
+        )
     return out.last_hidden_state[0]
 
 
@@ -190,7 +217,8 @@ def grow_rows(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, e
     fresh_NL = ids_NL
     for step in range(rows.how.max_new_tokens):
         inputs = lm.core.prepare_inputs_for_generation(
-            ids_NL, next_sequence_length=fresh_NL.shape[1], is_first_iteration=step == 0, **carried)
+            ids_NL, next_sequence_length=fresh_NL.shape[1], is_first_iteration=step == 0, **carried
+        )
         out = lm.module(**inputs)
         fresh_NL = rows.draw(out.logits[:, -1].float(), step, ends)[:, None]
         if len(rows.unfinished_prompts()) == 0:
@@ -199,8 +227,7 @@ def grow_rows(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, e
         carried = lm.core._update_model_kwargs_for_generation(out, carried)
 
 
-def collect(rows: Rows, prompts: Sequence[Sequence[int]], decode: Callable[[Sequence[int]], str]) -> list[
-    list[Sample]]:
+def collect(rows: Rows, prompts: Sequence[Sequence[int]], decode: Callable[[Sequence[int]], str]) -> list[list[Sample]]:
     """The finished rows as Samples, by prompt."""
     ids, logps = rows.ids.tolist(), rows.logps.tolist()
     lengths, ended = rows.length.tolist(), rows.ended.tolist()
@@ -208,6 +235,5 @@ def collect(rows: Rows, prompts: Sequence[Sequence[int]], decode: Callable[[Sequ
     for r, (n, stopped) in enumerate(zip(lengths, ended, strict=True)):
         prompt = prompts[r // rows.samples]
         text = decode(ids[r][: n - 1] if stopped else ids[r][:n])
-        found[r // rows.samples].append(
-            Sample(tuple(prompt), tuple(ids[r][:n]), tuple(logps[r][:n]), text, stopped))
+        found[r // rows.samples].append(Sample(tuple(prompt), tuple(ids[r][:n]), tuple(logps[r][:n]), text, stopped))
     return found

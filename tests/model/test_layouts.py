@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import FOREST, ROWS, tiny
 
+from architectures import FOREST, ROWS, tiny
 from luthier.base.errors import RunError
 from luthier.model.score import score
 from luthier.model.verify import choose_layout, own_forward, probe_sequences

@@ -77,9 +77,16 @@ def _mask(*, mask_function: Callable[..., Tensor], **_: Any) -> Rule:
 
 
 def _attend(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Rule,
-    scaling: float | None = None, dropout: float = 0.0, softcap: float | None = None,
-    s_aux: Tensor | None = None, **_: Any,
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Rule,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     extras = Extras(query.shape[-1] ** -0.5 if scaling is None else scaling, dropout, softcap, s_aux)
     out = attention_mask.plan.attend(module.layer_idx, query, key, value, attention_mask.allowed, extras)
@@ -177,8 +184,14 @@ class ForestPlan:
             return softcap * torch.tanh(score / softcap)  # type: ignore[operator]
 
         out, aux = compiled_flex()(
-            q, k, v, score_mod=None if softcap is None else capped, block_mask=self.block_mask(allowed),
-            scale=extras.scale, enable_gqa=q.shape[1] != k.shape[1], return_aux=AuxRequest(lse=True),
+            q,
+            k,
+            v,
+            score_mod=None if softcap is None else capped,
+            block_mask=self.block_mask(allowed),
+            scale=extras.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+            return_aux=AuxRequest(lse=True),
         )
         if extras.sinks_H is None:
             return out

@@ -54,10 +54,17 @@ def fresh_model(fresh: Fresh, tokenizer: Any, seed: int) -> LlamaForCausalLM:
     """A Llama-shaped model with random weights. Weights are a function of the seed alone."""
     ffn = fresh.ffn or -(-fresh.width * 8 // 3 // 16) * 16
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=fresh.width, intermediate_size=ffn, num_hidden_layers=fresh.layers,
-        num_attention_heads=fresh.heads, num_key_value_heads=fresh.kv_heads or fresh.heads,
-        max_position_embeddings=fresh.context, tie_word_embeddings=fresh.tie_embeddings,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=fresh.width,
+        intermediate_size=ffn,
+        num_hidden_layers=fresh.layers,
+        num_attention_heads=fresh.heads,
+        num_key_value_heads=fresh.kv_heads or fresh.heads,
+        max_position_embeddings=fresh.context,
+        tie_word_embeddings=fresh.tie_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         initializer_range=fresh.width**-0.5 / 2,
     )
     with torch.random.fork_rng():
@@ -123,8 +130,10 @@ def load_problem(base: Base, local: bool, error: Exception) -> str:
     """One line for what the libraries say in many."""
     said = " ".join(str(error).split())
     if "trust_remote_code" in said:
-        return (f"base.model: {base.model}: it comes with its own Python code. "
-                "Read that code, then set base.trust_remote_code: true.")
+        return (
+            f"base.model: {base.model}: it comes with its own Python code. "
+            "Read that code, then set base.trust_remote_code: true."
+        )
     if not local:
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
         how = "the run is offline" if offline else "it is not a local folder, and the hub could not give it"
@@ -132,10 +141,15 @@ def load_problem(base: Base, local: bool, error: Exception) -> str:
     return f"base.model: {base.model}: cannot be loaded: {said[:300]}"
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """A tokenizer that luthier saved."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def load_folder(folder: Path, device: str, dtype: torch.dtype) -> Loaded:
     """A model that luthier saved."""
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return wrap(module, AutoTokenizer.from_pretrained(folder), device, dtype)
+    return wrap(module, load_tokenizer(folder), device, dtype)
 
 
 def save_model(module: Any, tokenizer: Any, folder: Path, end_ids: tuple[int, ...] = ()) -> None:
@@ -145,8 +159,9 @@ def save_model(module: Any, tokenizer: Any, folder: Path, end_ids: tuple[int, ..
         tokenizer.save_pretrained(folder)
         if end_ids:
             config = GenerationConfig(
-                bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=sorted(end_ids), do_sample=False,
+                bos_token_id=tokenizer.bos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=sorted(end_ids),
+                do_sample=False,
             )
             config.save_pretrained(folder)
-

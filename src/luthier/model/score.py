@@ -65,8 +65,10 @@ def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
         if lm.layout == "forest":
             with using(ForestPlan(batch)):
                 out = backbone(
-                    input_ids=batch.ids_T[None], position_ids=batch.pos_T[None],
-                    attention_mask=torch.ones_like(batch.ids_T)[None], use_cache=False,
+                    input_ids=batch.ids_T[None],
+                    position_ids=batch.pos_T[None],
+                    attention_mask=torch.ones_like(batch.ids_T)[None],
+                    use_cache=False,
                 )
             return out.last_hidden_state[0].index_select(0, at)
         rows = [batch.ids_T[path] for path in paths(batch)]

@@ -103,7 +103,8 @@ def choose_layout(module: torch.nn.Module, dtype: torch.dtype = torch.float32) -
             return replace(rows, dtype=dtype), LoadCheck("rows", found, f"padded rows, because as a forest {reason}")
         raise RunError(
             f"{type(rows.core).__name__}: neither layout reproduces the model's own log-probs "
-            f"(forest: {reason}; rows: {failure or f'differ by {in_rows:.2g} nats'}). This architecture is not supported."
+            f"(forest: {reason}; rows: {failure or f'differ by {in_rows:.2g} nats'}). "
+            "This architecture is not supported."
         )
     finally:
         module.train(was_training)
@@ -128,5 +129,3 @@ def context_of(config: dict[str, object]) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return 1 << 20
-
-

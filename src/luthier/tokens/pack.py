@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -54,15 +55,16 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()
-                 if isinstance(value, Tensor)}
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
 
 
 def shared_lengths(sorted_ids: Sequence[np.ndarray], min_shared: int) -> list[int]:
     """Length of the prefix that each sequence shares with the one before it; 0 where below `min_shared`."""
     lengths = [0]
-    for before, after in zip(sorted_ids, sorted_ids[1:], strict=False):
+    for before, after in pairwise(sorted_ids):
         n = min(len(before), len(after))
         different = np.flatnonzero(before[:n] != after[:n])
         shared = int(different[0]) if len(different) else n
@@ -102,7 +104,9 @@ def forest(sequences: Sequence[Tokens], min_shared: int = MIN_SHARED) -> Batch:
     predicted = [1 + np.flatnonzero(w[1:]) for w in weights]
     join = lambda parts, dtype: torch.from_numpy(np.concatenate([*parts, np.empty(0)]).astype(dtype))  # noqa: E731
     return Batch(
-        ids_T=torch.from_numpy(ids_T), pos_T=torch.from_numpy(pos_T), end_T=torch.from_numpy(end_T),
+        ids_T=torch.from_numpy(ids_T),
+        pos_T=torch.from_numpy(pos_T),
+        end_T=torch.from_numpy(end_T),
         from_M=join([path[t - 1] for path, t in zip(paths, predicted, strict=True)], np.int64),
         target_M=join([i[t] for i, t in zip(ids, predicted, strict=True)], np.int64),
         weight_M=join([w[t] for w, t in zip(weights, predicted, strict=True)], np.float32),

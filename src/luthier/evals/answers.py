@@ -1,0 +1,55 @@
+"""Generated answers: do they contain the right value, and which of two does a rater prefer?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from luthier.base.nouns import Chat, Message, Rater
+from luthier.generate import Sampling, sample
+from luthier.model.score import LanguageModel
+from luthier.tokens.render import Renderer
+
+
+class Answer(NamedTuple):
+    """One answer to one prompt."""
+
+    origin: str
+    prompt: tuple[Message, ...]
+    text: str
+    right: bool | None
+    """Whether it contains an accepted value; None where the row names none."""
+    ended: bool
+    """False: cut off at the token limit."""
+
+
+def contains(text: str, accept: Sequence[str]) -> bool:
+    """Whether any accepted value stands in the text as whole words, in any case: "14 mm" is not in "114 mm"."""
+    return any(re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) for value in accept)
+
+
+def answer_all(
+    lm: LanguageModel,
+    renderer: Renderer,
+    chats: Sequence[Chat],
+    how: Sampling,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Answer]:
+    """The model's answer to every chat's prompt; a base model is shown the question as plain text."""
+    prompts = [renderer.prompt(chat.prompt, chat.origin) for chat in chats]
+    drawn = sample(lm, prompts, how, sorted(renderer.end_ids), renderer.decode, progress=progress)
+    found = []
+    for chat, (one,) in zip(chats, drawn, strict=True):
+        right = contains(one.text, chat.accept) if chat.accept else None
+        found.append(Answer(chat.origin, chat.prompt, one.text.strip(), right, one.stopped))
+    return found
+
+
+def wins(rate: Rater, new: Sequence[Answer], old: Sequence[Answer]) -> list[float]:
+    """1 where the rater scores the new answer higher, 0 where the old, ½ on a tie."""
+    found = []
+    for a, b in zip(new, old, strict=True):
+        gap = rate(a.prompt, a.text) - rate(b.prompt, b.text)
+        found.append(0.5 if gap == 0 else float(gap > 0))
+    return found

@@ -1,0 +1,104 @@
+"""Low-rank adapters, through PEFT: add, save, load, merge, and switch between several on one base."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from torch import Tensor
+
+from luthier.base.files import disk_errors
+from luthier.base.recipe import Lora
+from luthier.base.seeds import seed_for
+from luthier.model.score import LanguageModel
+
+
+def lora_config(lora: Lora, new_tokens: tuple[int, ...] = ()) -> LoraConfig:
+    """PEFT's settings for ours. Rows of tokens new to the model are trained too, or they would stay as they began."""
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        trainable_token_indices=list(new_tokens) or None,
+    )
+
+
+def add_adapter(lm: LanguageModel, lora: Lora, name: str, seed: int, new_tokens: tuple[int, ...] = ()) -> LanguageModel:
+    """The model with a new adapter, active and the only thing that trains. Its initial weights depend on `seed` only;
+    before the first step it changes nothing (Hu et al. 2021: B = 0)."""
+    config = lora_config(lora, new_tokens)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, f"adapter {name}"))
+        if isinstance(lm.module, PeftModel):
+            lm.module.add_adapter(name, config)
+            module: Any = lm.module
+        else:
+            module = get_peft_model(lm.module, config, adapter_name=name)
+    module.set_adapter(name)
+    return replace(lm, module=module)
+
+
+def save_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
+    """A PEFT folder: adapter_config.json and adapter_model.safetensors, directly in `folder`."""
+    with disk_errors(folder):
+        lm.module.save_pretrained(folder, selected_adapters=[name])  # type: ignore[operator]
+        if name != "default":  # PEFT puts a named adapter into a folder of that name
+            for file in (folder / name).iterdir():
+                file.replace(folder / file.name)
+            (folder / name).rmdir()
+
+
+def restore_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
+    """Puts saved weights into an adapter that exists already (resume)."""
+    set_peft_model_state_dict(lm.module, load_peft_weights(str(folder), device=str(lm.device)), adapter_name=name)
+
+
+def load_adapter(lm: LanguageModel, name: str, folder: Path, trainable: bool = False) -> LanguageModel:
+    """The model with an adapter from a PEFT folder, active."""
+    if isinstance(lm.module, PeftModel):
+        lm.module.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+        module: Any = lm.module
+    else:
+        module = PeftModel.from_pretrained(lm.module, str(folder), adapter_name=name, is_trainable=trainable)
+    module.set_adapter(name, inference_mode=not trainable)
+    return replace(lm, module=module)
+
+
+def merged(lm: LanguageModel) -> LanguageModel:
+    """A copy with the active adapter folded into the weights: W + (α/r)·BA."""
+    module: Any = copy.deepcopy(lm.module)
+    return replace(lm, module=module.merge_and_unload())
+
+
+@contextmanager
+def only(lm: LanguageModel, name: str | None) -> Iterator[LanguageModel]:
+    """Inside this block the model runs with one adapter (None: the bare base), and nothing is trained."""
+    module: Any = lm.module
+    before = module.active_adapter
+    training = {n for n, p in module.named_parameters() if p.requires_grad}
+    try:
+        if name is None:
+            with module.disable_adapter():
+                yield lm
+        else:
+            module.set_adapter(name)
+            yield lm
+    finally:
+        module.set_adapter(before)
+        # PEFT turns gradients on for the active adapter and off for others: put back what was.
+        for parameter_name, parameter in module.named_parameters():
+            parameter.requires_grad_(parameter_name in training)
+
+
+def trainable(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters that a step changes, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}

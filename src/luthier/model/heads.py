@@ -1,0 +1,64 @@
+"""Scalar heads on hidden states, and the reward model as a folder that transformers loads as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from luthier.base.errors import UserError
+from luthier.base.files import disk_errors
+from luthier.base.seeds import seed_for
+from luthier.model.score import LanguageModel, states
+from luthier.tokens.pack import Batch
+
+
+def scalar_head(width: int, seed: int, purpose: str, zero: bool = False) -> nn.Linear:
+    """A linear map D -> 1 without bias (a reward has no origin); `zero` starts a value head at V = 0."""
+    head = nn.Linear(width, 1, bias=False)
+    generator = torch.Generator().manual_seed(seed_for(seed, purpose))
+    with torch.no_grad():
+        head.weight.normal_(0, 0 if zero else (width + 1) ** -0.5, generator=generator)
+    return head
+
+
+def sequence_scores(lm: LanguageModel, head: nn.Linear, batch: Batch) -> Tensor:
+    """One score a sequence [N], read at its last token."""
+    sequences_N = torch.arange(batch.n, device=batch.last_N.device)
+    return head(states(lm, batch, batch.last_N, sequences_N).float()).squeeze(-1)
+
+
+def classifier_class_missing(lm: LanguageModel) -> str | None:
+    """Why this architecture's reward model could not be saved for transformers, or None."""
+    if type(lm.core.config) in AutoModelForSequenceClassification._model_mapping:
+        return None
+    return f"transformers has no sequence classifier for {lm.core.config.model_type}"
+
+
+def save_reward_model(lm: LanguageModel, head: nn.Linear, tokenizer: Any, folder: Path) -> None:
+    """Writes a `...ForSequenceClassification` folder with one label; `lm` must hold no live adapters (merge first).
+    Its score for a text is `sequence_scores`' for the same tokens. Raises UserError where transformers has no such
+    class."""
+    if (missing := classifier_class_missing(lm)) is not None:
+        raise UserError(f"reward: {missing}. Choose a base of another architecture.")
+    config = type(lm.core.config).from_dict({**lm.core.config.to_dict(), "num_labels": 1, "architectures": None})
+    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id
+    with torch.device(lm.device):
+        classifier: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    getattr(classifier, classifier.base_model_prefix).load_state_dict(lm.backbone.state_dict())
+    with torch.no_grad():
+        classifier.score.weight.copy_(head.weight)
+    with disk_errors(folder):
+        classifier.save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def folder_scores(folder: Path, sequences: list[tuple[int, ...]]) -> Tensor:
+    """Scores of token sequences through transformers alone: the reference for the certificate."""
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    AutoTokenizer.from_pretrained(folder)  # the folder must stand alone
+    return torch.stack([classifier(input_ids=torch.tensor([ids])).logits[0, 0] for ids in sequences])

@@ -1,0 +1,75 @@
+"""Policy, reference, reward and value: four roles on one set of base weights.
+
+policy = base + adapter · reference = base with the adapter off · reward = base + reward adapter + scalar head ·
+value = a head on the policy's states. The same interface serves four separate models; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from luthier.model.adapt import only
+from luthier.model.heads import sequence_scores
+from luthier.model.score import LanguageModel, score
+from luthier.tokens.pack import Batch
+
+Role = Callable[[], AbstractContextManager[LanguageModel]]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who plays what. `policy` trains; the others are entered, used without gradients, and left."""
+
+    policy: LanguageModel
+    reference: Role
+    rewarder: Role
+    reward_head: nn.Linear
+    value_head: nn.Linear
+    shared: bool
+    """Whether one set of base weights serves all."""
+
+    @torch.no_grad()
+    def reference_logp(self, batch: Batch, temperature: float) -> Tensor:
+        """The reference's log-probs [M], in nats."""
+        with self.reference() as lm, evaluating(lm):
+            return score(lm, batch, temperature)
+
+    @torch.no_grad()
+    def rewards(self, batch: Batch) -> Tensor:
+        """The reward model's scores [N]."""
+        with self.rewarder() as lm, evaluating(lm):
+            return sequence_scores(lm, self.reward_head, batch)
+
+
+@contextmanager
+def evaluating(lm: LanguageModel) -> Iterator[None]:
+    """Dropout off inside the block."""
+    was_training = lm.module.training
+    lm.module.eval()
+    try:
+        yield
+    finally:
+        lm.module.train(was_training)
+
+
+def shared_roles(lm: LanguageModel, policy: str, reward: str, reward_head: nn.Linear, value_head: nn.Linear) -> Roles:
+    """One PEFT model with a policy adapter (active) and a reward adapter."""
+    return Roles(lm, lambda: only(lm, None), lambda: only(lm, reward), reward_head, value_head, shared=True)
+
+
+def separate_roles(
+    policy: LanguageModel,
+    reference: LanguageModel,
+    rewarder: LanguageModel,
+    reward_head: nn.Linear,
+    value_head: nn.Linear,
+) -> Roles:
+    """Every role its own weights (the value head sits on the policy)."""
+    return Roles(
+        policy, lambda: nullcontext(reference), lambda: nullcontext(rewarder), reward_head, value_head, shared=False
+    )

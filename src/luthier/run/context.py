@@ -1,0 +1,173 @@
+"""What the stages of one run share: the recipe, the data, and the models made so far."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier.base.config import resolve_path
+from luthier.base.errors import RunError, UserError
+from luthier.base.events import Watcher
+from luthier.base.files import disk_errors, hash_of, hash_path
+from luthier.base.nouns import Chat, Example, Text
+from luthier.base.recipe import AnswersProbe, Recipe
+from luthier.base.seeds import seed_for
+from luthier.data.dataset import Dataset, read_dataset
+from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
+from luthier.run.memo import StageFolder, stage_folder
+from luthier.tokens.render import Renderer
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A language model that a stage made, or the base (folder None)."""
+
+    name: str
+    folder: Path | None
+    hash: str
+
+
+@dataclass
+class Context:
+    """One run in progress."""
+
+    recipe: Recipe
+    recipe_path: Path
+    folder: Path
+    device: str
+    watchers: tuple[Watcher, ...]
+    models: dict[str, ModelRef] = field(default_factory=dict)
+    """Language models by the name of the stage that made them, in order; "base" is what alignment starts from."""
+    stages: list[StageFolder] = field(default_factory=list)
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The recipe's folder, which relative paths start from."""
+        return self.recipe_path.parent
+
+    def dataset(self, name: str) -> Dataset:
+        """A source, read once."""
+        if name not in self.datasets:
+            source = self.recipe.data[name]
+            source = source.model_copy(update={"path": str(resolve_path(self.recipe_path, source.path))})
+            self.datasets[name] = read_dataset(name, source, self.root)
+        return self.datasets[name]
+
+    def seed(self, stage: StageFolder) -> int:
+        """The stage's own seed: two stages of a run never draw the same numbers."""
+        return seed_for(self.recipe.seed, stage.name)
+
+    def stage(self, index: int, name: str, settings: Any, inputs: dict[str, str]) -> StageFolder:
+        """The folder of the recipe's stage `index`."""
+        made = stage_folder(
+            self.folder,
+            index + 1,
+            name,
+            settings.kind,
+            settings.model_dump(mode="json"),
+            inputs,
+            self.recipe.seed,
+            self.device,
+            self.watchers,
+        )
+        self.stages.append(made)
+        return made
+
+    def made(self, stage: StageFolder) -> None:
+        """A stage has made a language model."""
+        self.models[stage.name] = ModelRef(stage.name, stage.path / "model", stage.hash)
+        if stage.kind == "pretrain" and self.recipe.base.fresh is not None:
+            self.models["base"] = ModelRef("base", stage.path / "model", stage.hash)
+
+    def start(self, init: str | None) -> ModelRef | None:
+        """The model a stage starts from; None before anything exists (fresh weights)."""
+        if init is not None:
+            return self.models[init]
+        return list(self.models.values())[-1] if self.models else None
+
+    def load(self, ref: ModelRef) -> Loaded:
+        """The model, checked and on the device."""
+        if ref.folder is None:
+            return load_model(self.recipe.base, self.root, self.device)
+        return load_folder(ref.folder, self.device, self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of matrix products."""
+        return compute_dtype(self.recipe.base.dtype, self.device)
+
+    def shown_prompts(self) -> list[Chat]:
+        """The held-out prompts whose answers the report shows: of the first `answers` probe, else of a
+        conversational source."""
+        for probe in self.recipe.evaluate.values():
+            if isinstance(probe, AnswersProbe):
+                data = self.dataset(probe.data)
+                return chats(data.heldout + data.train)[: self.recipe.samples]
+        for name in self.recipe.data:
+            found = chats(self.dataset(name).heldout)
+            if found:
+                return found[: self.recipe.samples]
+        return []
+
+
+def chats(examples: list[Example]) -> list[Chat]:
+    """The conversations among some examples."""
+    return [example for example in examples if isinstance(example, Chat)]
+
+
+def texts(examples: list[Example]) -> list[Text]:
+    """The documents among some examples."""
+    return [example for example in examples if isinstance(example, Text)]
+
+
+def renderer_of(loaded: Loaded) -> Renderer:
+    """The one renderer of a model."""
+    return Renderer(loaded.tokenizer, frozenset(loaded.end_ids))
+
+
+def open_context(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...]) -> Context:
+    """Sets the device and threads, makes the run's folder. Raises RunError where it cannot be written."""
+    device = recipe.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for, but torch sees no GPU. Use device: cpu, or see `luthier doctor`.")
+    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
+    folder = Path(recipe.out) / recipe.name
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    context = Context(recipe, recipe_path, folder, device, watchers)
+    if recipe.base.model is not None:
+        context.models["base"] = ModelRef("base", None, base_hash(recipe, context.root))
+    return context
+
+
+def base_hash(recipe: Recipe, root: Path) -> str:
+    """Hash of the base: of a local folder's files, else of the hub id and revision."""
+    assert recipe.base.model is not None
+    local = (root / recipe.base.model).expanduser()
+    settings = recipe.base.model_dump(mode="json")
+    return hash_of({"base": settings, "files": hash_path(local) if local.is_dir() else None})
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Holds the run's folder, so that two commands never write it at once. The system drops the lock with the
+    process, however that ends. Raises RunError when another holds it."""
+    with disk_errors(folder), open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: another luthier is at work here. Wait for it, or stop it.") from error
+        yield

@@ -1,0 +1,212 @@
+"""The probes of `evaluate`: each model measured by each probe, every figure with its n and a 95 % interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.base.config import load_function
+from luthier.base.errors import UserError
+from luthier.base.events import EventLog
+from luthier.base.files import hash_of, read_json, write_json
+from luthier.base.nouns import Chat, Choice
+from luthier.base.recipe import AnswersProbe, ChoicesProbe, LossProbe, Probe, WinRateProbe
+from luthier.evals.answers import answer_all, wins
+from luthier.evals.choices import pick_options
+from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, wilson
+from luthier.evals.loss import losses
+from luthier.generate import Sampling
+from luthier.model.load import Loaded
+from luthier.run.context import Context, ModelRef, chats, renderer_of, texts
+from luthier.run.memo import code_hash, versions
+from luthier.run.tune import write_samples
+from luthier.tokens.prepare import prepare
+
+Measured = dict[str, Any]
+
+
+def models_of(context: Context, probe: Probe) -> list[ModelRef]:
+    """The models a probe looks at, in the order they were made."""
+    if isinstance(probe, WinRateProbe):
+        return [context.models[name] for name in probe.stages]
+    after = probe.after or [name for name in context.models if name != "base" or context.recipe.base.fresh is None]
+    return [context.models[name] for name in after if name in context.models]
+
+
+def measure(context: Context, log: EventLog) -> dict[str, Any]:
+    """All probes on all their models, one model loaded at a time; what is on disk already is not measured again.
+    Returns the metrics by probe and model."""
+    wanted: dict[str, list[tuple[str, Probe, ModelRef]]] = {}
+    for name, probe in context.recipe.evaluate.items():
+        for ref in models_of(context, probe):
+            wanted.setdefault(ref.hash, []).append((name, probe, ref))
+    rows: dict[tuple[str, str], Measured] = {}
+    for jobs in wanted.values():
+        loaded: list[Loaded] = []
+
+        def model(ref: ModelRef = jobs[0][2], loaded: list[Loaded] = loaded) -> Loaded:
+            if not loaded:
+                loaded.append(context.load(ref))
+            return loaded[0]
+
+        for name, probe, ref in jobs:
+            rows[name, ref.name] = remembered(context, name, probe, ref, model, log)
+    metrics: dict[str, Any] = {}
+    for name, probe in context.recipe.evaluate.items():
+        refs = models_of(context, probe)
+        metrics[name] = SUMMARIES[probe.kind](context, name, probe, {r.name: rows[name, r.name] for r in refs}, log)
+    return metrics
+
+
+def remembered(
+    context: Context, name: str, probe: Probe, ref: ModelRef, model: Callable[[], Loaded], log: EventLog
+) -> Measured:
+    """One probe on one model: from its file, or measured now."""
+    key = hash_of(
+        {
+            "probe": probe.model_dump(mode="json", exclude={"after", "stages", "since"}),
+            "model": ref.hash,
+            "data": context.dataset(probe.data).hash,
+            "versions": versions(),
+            "code": code_hash(),
+            "seed": context.recipe.seed,
+        }
+    )
+    path = context.folder / "measures" / f"{name}-{ref.name}-{key[:8]}.json"
+    if path.exists():
+        return read_json(path)
+    log.emit("note", text=f"measuring {name} after {ref.name}")
+    found = MEASURES[probe.kind](context, probe, model(), ref)
+    write_json(path, found)
+    return found
+
+
+def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: ModelRef) -> Measured:
+    """Right or wrong, item by item."""
+    data = context.dataset(probe.data)
+    items = [e for e in data.train + data.heldout if isinstance(e, Choice)][: probe.limit]
+    if not items:
+        raise UserError(f"evaluate: data.{probe.data} holds no multiple-choice rows (query, choices, gold).")
+    picked = pick_options(loaded.lm, renderer_of(loaded), items, probe.normalise)
+    return {"right": [int(p.right) for p in picked], "origins": [p.origin for p in picked]}
+
+
+def answered(context: Context, probe: AnswersProbe | WinRateProbe, loaded: Loaded) -> tuple[list[Chat], list[Any]]:
+    """The probe's prompts and the model's answers."""
+    data = context.dataset(probe.data)
+    asked = chats(data.train + data.heldout)[: probe.limit]
+    if not asked:
+        raise UserError(f"evaluate: data.{probe.data} holds no conversations.")
+    how = Sampling(probe.max_new_tokens, probe.temperature, seed=context.recipe.seed)
+    return asked, answer_all(loaded.lm, renderer_of(loaded), asked, how)
+
+
+def measure_answers(context: Context, probe: AnswersProbe, loaded: Loaded, ref: ModelRef) -> Measured:
+    """Whether each answer contains an accepted value."""
+    _, answers = answered(context, probe, loaded)
+    if any(a.right is None for a in answers):
+        raise UserError(f"evaluate: data.{probe.data}: an `answers` probe needs a column `accept` in every row.")
+    return {
+        "right": [int(bool(a.right)) for a in answers],
+        "ended": [int(a.ended) for a in answers],
+        "origins": [a.origin for a in answers],
+        "texts": [a.text for a in answers],
+    }
+
+
+def measure_loss(context: Context, probe: LossProbe, loaded: Loaded, ref: ModelRef) -> Measured:
+    """Summed nats and tokens, row by row."""
+    data = context.dataset(probe.data)
+    rows = data.heldout if probe.heldout_only else data.train + data.heldout
+    length = min(probe.max_length or loaded.context, loaded.context)
+    renderer = renderer_of(loaded)
+    documents = prepare(
+        texts(rows)[: probe.limit], renderer, length, "truncate" if probe.max_length else "split"
+    ).sequences
+    conversations = chats(rows)[: probe.limit]
+    if conversations and renderer.has_template:
+        documents += prepare(conversations, renderer, length, "drop").sequences
+    if not documents:
+        raise UserError(f"evaluate: data.{probe.data} has no held-out rows to measure. Raise its `heldout`.")
+    nats, counts = losses(loaded.lm, documents)
+    return {"nats": nats.tolist(), "tokens": counts.tolist()}
+
+
+def measure_wins(context: Context, probe: WinRateProbe, loaded: Loaded, ref: ModelRef) -> Measured:
+    """The answers; they are compared when both models have theirs."""
+    _, answers = answered(context, probe, loaded)
+    return {"answers": [[a.origin, [[m.role, m.content] for m in a.prompt], a.text, a.ended] for a in answers]}
+
+
+def share_right(context: Context, name: str, probe: Probe, rows: dict[str, Measured], log: EventLog) -> Any:
+    """Accuracy after each stage."""
+    found = {}
+    for after, row in rows.items():
+        found[after] = wilson(sum(row["right"]), len(row["right"])).as_dict()
+        log.emit("eval", step=0, name=f"{name}.{after}", **found[after])
+    return found
+
+
+def rises(context: Context, name: str, probe: LossProbe, rows: dict[str, Measured], log: EventLog) -> Any:
+    """Loss after each stage, and its rise since the stage named, with a paired interval."""
+    since = probe.since or next(iter(rows))
+    found = {}
+    for after, row in rows.items():
+        nats, tokens = np.array(row["nats"]), np.array(row["tokens"])
+        loss = bootstrap_ratio(nats, tokens, context.recipe.seed)
+        before = rows.get(since)
+        if before is None or len(before["nats"]) != len(nats):
+            found[after] = {**loss.as_dict(), "loss": loss.as_dict()}
+        else:
+            rise = bootstrap_ratio(nats - np.array(before["nats"]), tokens, context.recipe.seed)
+            found[after] = {**rise.as_dict(), "loss": loss.as_dict(), "since": since}
+        log.emit("eval", step=0, name=f"{name}.{after}", **loss.as_dict())
+    return found
+
+
+def win_rate(context: Context, name: str, probe: WinRateProbe, rows: dict[str, Measured], log: EventLog) -> Any:
+    """How often the rater prefers the new model's answer; ties count half."""
+    from luthier.base.nouns import Message
+    from luthier.evals.answers import Answer
+
+    new, old = probe.stages
+    sides = [
+        [
+            Answer(o, tuple(Message(*m) for m in prompt), text, None, ended)
+            for o, prompt, text, ended in rows[stage]["answers"]
+        ]
+        for stage in (new, old)
+    ]
+    won = wins(load_function(probe.rater, context.root), sides[0], sides[1])
+    figure = bootstrap_mean(won, context.recipe.seed).as_dict()
+    key = f"{new}_vs_{old}"
+    log.emit("eval", step=0, name=f"{name}.{key}", **figure)
+    return {key: {**figure, "simulated": True, "ties": won.count(0.5)}}
+
+
+MEASURES: dict[str, Callable[..., Measured]] = {
+    "choices": measure_choices,
+    "answers": measure_answers,
+    "loss": measure_loss,
+    "win_rate": measure_wins,
+}
+SUMMARIES: dict[str, Callable[..., Any]] = {
+    "choices": share_right,
+    "answers": share_right,
+    "loss": rises,
+    "win_rate": win_rate,
+}
+
+
+def base_samples(context: Context, folder: Path) -> None:
+    """Answers of an outside base to the report's prompts, before anything is trained."""
+    prompts = context.shown_prompts()
+    if folder.joinpath("samples.jsonl").exists() or not prompts:
+        return
+    loaded = context.load(context.models["base"])
+    how = Sampling(context.recipe.answer_tokens, temperature=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_samples(folder, prompts, answer_all(loaded.lm, renderer_of(loaded), prompts, how))

@@ -1,0 +1,193 @@
+"""A stage is a memo: same hash, same folder, not run again.
+
+The hash covers what decides the result: the stage's resolved settings, its inputs' hashes, the seed, the library
+versions and luthier's own code.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import luthier
+from luthier.base.errors import UserError
+from luthier.base.events import EventLog, Watcher
+from luthier.base.files import disk_errors, hash_of, hash_path, read_json, write_json
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What the result depends on besides the recipe."""
+    return {
+        "luthier": luthier.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+@cache
+def code_hash() -> str:
+    """Hash of luthier's Python files: an edited rule must not meet a stale result."""
+    root = Path(luthier.__file__).parent
+    return hash_of(
+        {
+            str(p.relative_to(root)): hash_path(p)
+            for p in sorted(root.rglob("*.py"))
+            if p.name not in ("report.py", "pictures.py", "cli.py", "console.py", "doctor.py")
+        }
+    )
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The machine, in words and numbers."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    gpu = torch.cuda.get_device_name() if device == "cuda" else None
+    return {"cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu, "device": device, "system": platform.system()}
+
+
+def reset_peak(device: str) -> None:
+    """Peak memory is counted anew from here (Linux lets a process reset its high-water mark)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux, or not allowed: the peak of the whole process is reported instead
+
+
+def peak_bytes(device: str) -> int:
+    """Most memory held since the reset: resident memory on a CPU, allocated memory on a GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass
+class StageFolder:
+    """One stage's folder: its record while it runs and after. Owns the event log."""
+
+    path: Path
+    name: str
+    kind: str
+    hash: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    device: str
+    watchers: tuple[Watcher, ...]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """stage.json as it stands; an empty record before there is one."""
+        file = self.path / "stage.json"
+        return read_json(file) if file.exists() else {}
+
+    @property
+    def done(self) -> bool:
+        """Whether this stage has been finished with this hash."""
+        return bool(self.record.get("done"))
+
+    def open(self) -> EventLog:
+        """Begins, or goes on with, the stage."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        reset_peak(self.device)
+        self.began = time.monotonic()
+        before = self.record
+        self.seconds_before = float(before.get("seconds", 0.0))
+        self.peak_before = int(before.get("peak_bytes", 0))
+        self.log = EventLog(self.path / "events.jsonl", self.watchers)
+        self.write(done=False)
+        return self.log
+
+    def write(self, done: bool, **facts: Any) -> dict[str, Any]:
+        """Writes stage.json. Seconds and peak are over all sessions of the stage."""
+        record = {
+            "name": self.name,
+            "kind": self.kind,
+            "hash": self.hash,
+            "done": done,
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "versions": versions(),
+            "code": code_hash(),
+            "hardware": hardware(self.device),
+            "seconds": round(self.seconds_before + time.monotonic() - self.began, 3),
+            "peak_bytes": max(self.peak_before, peak_bytes(self.device)),
+            **facts,
+        }
+        write_json(self.path / "stage.json", record)
+        return record
+
+    def close(self, **facts: Any) -> dict[str, Any]:
+        """The stage is done."""
+        record = self.write(done=True, **facts)
+        self.log.emit("end", seconds=record["seconds"], peak_bytes=record["peak_bytes"])
+        self.log.close()
+        return record
+
+
+def stage_folder(
+    run: Path,
+    index: int,
+    name: str,
+    kind: str,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    seed: int,
+    device: str,
+    watchers: tuple[Watcher, ...],
+) -> StageFolder:
+    """The folder that these settings and inputs lead to, whether it exists or not."""
+    digest = hash_of(
+        {
+            "kind": kind,
+            "settings": settings,
+            "inputs": inputs,
+            "seed": seed,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "code": code_hash(),
+        }
+    )
+    return StageFolder(run / f"{index}-{name}-{digest[:8]}", name, kind, digest, settings, inputs, device, watchers)
+
+
+def find_stage(run: Path, wanted: str | None) -> tuple[Path, dict[str, Any]]:
+    """The folder and record of a finished stage with a language model: the one named, or the last.
+    Raises UserError when the run or the stage is not there."""
+    report = run / "current.json"
+    if not report.exists():
+        raise UserError(f"{run}: no run here. Give the folder that `luthier run` printed, such as runs/demo.")
+    found = []
+    for folder in read_json(report)["stages"]:
+        file = run / folder / "stage.json"
+        record = read_json(file) if file.exists() else {}
+        if record.get("done") and (run / folder / "model").is_dir() and record["kind"] != "reward":
+            found.append((run / folder, record))
+    if wanted is not None:
+        found = [(path, record) for path, record in found if record["name"] == wanted]
+    if not found:
+        which = f"stage {wanted!r} has no finished model" if wanted else "no stage has finished a model yet"
+        raise UserError(f"{run}: {which}. Run its recipe to the end first.")
+    return found[-1]

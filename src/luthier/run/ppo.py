@@ -1,0 +1,208 @@
+"""The ppo stage: the policy is sampled, scored by the reward model and moved, held near the model it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.base.errors import RunError, UserError
+from luthier.base.events import EventLog
+from luthier.base.recipe import Ppo
+from luthier.data.dataset import write_rejected
+from luthier.evals.answers import answer_all
+from luthier.generate import Sampling
+from luthier.model.adapt import add_adapter, load_adapter, restore_adapter, save_adapter, trainable
+from luthier.model.heads import scalar_head
+from luthier.model.load import Loaded, load_folder
+from luthier.model.roles import Roles, separate_roles, shared_roles
+from luthier.run.context import Context, chats, renderer_of
+from luthier.run.memo import StageFolder
+from luthier.run.reward import REWARD, load_head
+from luthier.run.tune import ADAPTER, MICROBATCH_TOKENS, Learner, full_weights, save_result, show_samples
+from luthier.train import guards as g
+from luthier.train.checkpoint import Checkpoints, Weights
+from luthier.train.loop import Job, Totals, fit
+from luthier.train.optim import adamw
+from luthier.train.rollout import Rollouts, Steering, ppo_loss
+
+FIRST_KL = 1e-4
+"""Nats an answer: the most that rounding may make of a KL that is 0."""
+
+
+def train_ppo(context: Context, index: int, stage: Ppo) -> None:
+    """Runs, resumes or skips the stage."""
+    start = context.start(stage.init)
+    made = [f for f in context.stages if f.kind == "reward" and stage.reward in (None, f.name)]
+    if start is None or not made:
+        raise UserError("ppo: there is no reward model. Put a `reward` stage before it.")
+    reward = made[-1]
+    data = context.dataset(stage.prompts)
+    folder = context.stage(
+        index,
+        stage.name or stage.kind,
+        stage,
+        {"model": start.hash, "reward": reward.hash, f"data.{stage.prompts}": data.hash},
+    )
+    if not folder.done:
+        log = folder.open()
+        log.emit("begin", stage=folder.name, stage_kind=folder.kind)
+        write_rejected(folder.path / "rejected.jsonl", data.rejected)
+        run_ppo(context, folder, stage, reward, log)
+    context.made(folder)
+
+
+def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFolder, log: EventLog) -> None:
+    """Roles, guards, training, certificate, saved model."""
+    start = context.start(stage.init)
+    assert start is not None
+    learner, roles = cast(context, folder, stage, reward, context.load(start))
+    renderer, lm = learner.renderer, learner.lm
+    log.emit(
+        "note",
+        text="policy, reference, reward and value share one set of base weights"
+        if roles.shared
+        else "policy, reference and reward each have their own weights",
+    )
+    prompts = chats(context.dataset(stage.prompts).train)
+    room = learner.loaded.context - stage.max_new_tokens
+    ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
+    fitting = [one for one in ids if len(one) <= room]
+    parameters = [*trainable(lm.module).values(), *roles.value_head.parameters()]
+    optimizer, steering = adamw(parameters, stage), Steering(stage.kl)
+    source = Rollouts(
+        roles,
+        fitting,
+        stage,
+        steering,
+        context.seed(folder),
+        sorted(renderer.end_ids),
+        renderer.decode,
+        stage.microbatch_tokens or MICROBATCH_TOKENS,
+    )
+    total = sum(p.numel() for p in lm.module.parameters())
+    passed = g.enforce(
+        [
+            g.Guard(
+                "prompts fit",
+                bool(fitting),
+                f"{len(fitting)} of {len(ids)} prompts leave room for "
+                f"{stage.max_new_tokens} new tokens" + ("" if fitting else ". Lower max_new_tokens."),
+            ),
+            first_rollout(source) if fitting else g.Guard("KL starts at 0", False, "no prompts"),
+            g.disk(folder.path, total, sum(p.numel() for p in parameters)),
+        ],
+        log,
+    )
+    checkpoints = Checkpoints(
+        folder.path / "checkpoints",
+        learner.weights,
+        {"optimizer": optimizer, "value": roles.value_head, "steering": steering},
+    )
+    job = Job(
+        lm.module,
+        parameters,
+        optimizer,
+        source,
+        lambda m: ppo_loss(roles, stage, m, source.rollout.stats if source.rollout else {}),
+        lambda step: show_answer(context, learner, log, step),
+        stage,
+        checkpoints,
+        log,
+        context.seed(folder),
+        lm.device,
+    )
+    used = fit(job)
+    finish(context, folder, learner, job, used, passed, total)
+
+
+def finish(
+    context: Context, folder: StageFolder, learner: Learner, job: Job, used: Totals, passed: list[dict], total: int
+) -> None:
+    """Saves the policy and writes the record."""
+    certificate = save_result(folder, learner)
+    job.log.emit("guard", **certificate)
+    show_samples(context, folder, learner)
+    folder.close(
+        guards=[*passed, certificate],
+        tokens=used.tokens,
+        steps=used.steps,
+        parameters=total,
+        tokens_per_s=round(used.tokens / max(used.train_seconds, 1e-9), 1),
+        trainable_parameters=sum(p.numel() for p in job.parameters),
+    )
+    job.checkpoints.clear()
+
+
+def cast(
+    context: Context, folder: StageFolder, stage: Ppo, reward: StageFolder, loaded: Loaded
+) -> tuple[Learner, Roles]:
+    """Gives out the roles: on one base where policy and reward are both adapters of the same model, else apart."""
+    seed, lm = context.seed(folder), loaded.lm
+    start = context.start(stage.init)
+    assert start is not None
+    head = load_head(reward.path, lm.core.config.hidden_size, lm.device)
+    value = scalar_head(lm.core.config.hidden_size, seed, "value head", zero=True).to(lm.device)
+    scorer = reward.path / "scorer"
+    adapted = (scorer / "adapter_config.json").exists()
+    renderer = renderer_of(loaded)
+    if stage.adapter is not None:
+        lm = add_adapter(lm, stage.adapter, ADAPTER, seed)
+        weights = Weights(lambda p: save_adapter(lm, ADAPTER, p), lambda p: restore_adapter(lm, ADAPTER, p))
+    else:
+        weights = full_weights(lm, loaded.tokenizer)
+    learner = Learner(loaded, lm, renderer, weights, adapter=stage.adapter is not None)
+    if adapted and stage.adapter is not None and reward.record.get("shared_with") == start.hash:
+        load_adapter(lm, REWARD, scorer)
+        lm.module.set_adapter(ADAPTER)  # type: ignore[operator]
+        return learner, shared_roles(lm, ADAPTER, REWARD, head, value)
+    reference = context.load(start).lm
+    rewarder = (
+        reward_model(context, reward, scorer)
+        if not adapted
+        else load_adapter(context.load(reward_base(context, reward)).lm, REWARD, scorer)
+    )
+    for role in (reference, rewarder):
+        role.module.requires_grad_(False)
+    return learner, separate_roles(lm, reference, rewarder, head, value)
+
+
+def reward_base(context: Context, reward: StageFolder):
+    """The model whose adapter the reward model is."""
+    for ref in context.models.values():
+        if ref.hash == reward.record.get("shared_with"):
+            return ref
+    raise RunError(f"{reward.path}: the model that this reward adapter belongs to is not part of the run any more.")
+
+
+def reward_model(context: Context, reward: StageFolder, scorer: Path):
+    """A reward model with weights of its own."""
+    return load_folder(scorer, context.device, context.dtype).lm
+
+
+def first_rollout(source: Rollouts) -> g.Guard:
+    """Samples a first rollout: before the first step the policy is the reference, so their KL is 0; and the sampler's
+    log-probs are the trainer's."""
+    moments = source.steering.state_dict()
+    rollout = source.make(0)
+    source.steering.load_state_dict(moments)
+    kl, drift = rollout.stats["kl"], rollout.stats["sampler_drift"]
+    tolerance = 1e-3 if source.roles.policy.dtype.itemsize == 4 else 0.2
+    ok = kl <= FIRST_KL and drift <= tolerance
+    return g.Guard(
+        "KL starts at 0",
+        ok,
+        f"{kl:.1g} nats an answer; sampler and trainer differ by {drift:.1g} nats a "
+        "token"
+        + (
+            ""
+            if ok
+            else ". Policy and reference are not the same model, or they are scored differently: please report it."
+        ),
+    )
+
+
+def show_answer(context: Context, learner: Learner, log: EventLog, step: int) -> None:
+    """A sampled text at every evaluation."""
+    for chat in context.shown_prompts()[:1]:
+        how = Sampling(context.recipe.answer_tokens, temperature=0)
+        answer = answer_all(learner.lm, learner.renderer, [chat], how)[0]
+        log.emit("sample", step=step, prompt=answer.prompt[-1].content, answer=answer.text)

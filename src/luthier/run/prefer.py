@@ -1,0 +1,108 @@
+"""The prefer stage: pairs of answers of which one is preferred, from a file or from a rater."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from luthier.base.config import load_function
+from luthier.base.errors import RunError
+from luthier.base.events import EventLog
+from luthier.base.files import hash_of
+from luthier.base.nouns import Chat, Pair, Rater
+from luthier.base.recipe import Prefer
+from luthier.base.seeds import seed_for
+from luthier.data.dataset import Dataset, write_rejected
+from luthier.generate import Sampling, sample
+from luthier.run.context import Context, chats, renderer_of
+from luthier.run.memo import StageFolder
+from luthier.run.pairs import write_pairs
+
+
+def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
+    """Makes pairs.jsonl and heldout.jsonl: of a source of pairs, or of the model's own samples under a rater."""
+    name = stage.name or stage.kind
+    source = stage.pairs or stage.prompts
+    assert source is not None
+    start = context.start(stage.init)
+    inputs = {f"data.{source}": context.dataset(source).hash}
+    if stage.pairs is None:
+        assert start is not None and stage.rater is not None
+        inputs |= {"model": start.hash}
+    folder = context.stage(index, name, stage, inputs)
+    if folder.done:
+        return
+    log = folder.open()
+    log.emit("begin", stage=folder.name, stage_kind=folder.kind, simulated=stage.rater is not None)
+    data = context.dataset(source)
+    write_rejected(folder.path / "rejected.jsonl", data.rejected)
+    if stage.pairs is not None:
+        pairs = [[e for e in side if isinstance(e, Pair)] for side in (data.train, data.heldout)]
+        facts: dict[str, Any] = {"simulated": False, "tokens": 0}
+    else:
+        pairs, facts = rated_pairs(context, folder, stage, data, log)
+    for side, rows in zip(("pairs", "heldout"), pairs, strict=True):
+        write_pairs(folder.path / f"{side}.jsonl", rows)
+    log.emit(
+        "note",
+        text=f"{len(pairs[0])} pairs to train on, {len(pairs[1])} held out"
+        + (f"; simulated by {stage.rater}, {stage.noise:.0%} of labels flipped" if facts["simulated"] else ""),
+    )
+    folder.close(guards=[], pairs=len(pairs[0]), heldout=len(pairs[1]), tokens_per_s=0, **facts)
+
+
+def rated_pairs(
+    context: Context, folder: StageFolder, stage: Prefer, data: Dataset, log: EventLog
+) -> tuple[list[list[Pair]], dict[str, Any]]:
+    """Samples answers, scores them with the rater, and forms pairs; prompts are split into trained and held-out."""
+    start = context.start(stage.init)
+    assert start is not None and stage.rater is not None
+    rate: Rater = load_function(stage.rater, context.root)
+    loaded = context.load(start)
+    renderer = renderer_of(loaded)
+    prompts = chats(data.train + data.heldout)
+    ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
+    how = Sampling(stage.max_new_tokens, stage.temperature, seed=context.seed(folder))
+    groups = sample(
+        loaded.lm,
+        ids,
+        how,
+        sorted(renderer.end_ids),
+        renderer.decode,
+        samples=stage.samples,
+        progress=lambda done: log.emit("step", step=done, steps=len(prompts) * stage.samples),
+    )
+    sides: list[list[Pair]] = [[], []]
+    for chat, group in zip(prompts, groups, strict=True):
+        share = int(hash_of([m.content for m in chat.prompt])[:8], 16) / 2**32
+        drawn = random.Random(seed_for(context.seed(folder), f"pairs {chat.origin}"))
+        sides[share < stage.heldout] += choose_pairs(chat, [s.text.strip() for s in group], rate, stage, drawn)
+    tokens = sum(len(s.ids) for group in groups for s in group)
+    if not sides[0]:
+        raise RunError(
+            f"{folder.name}: the rater sees no difference between any two answers to one prompt. "
+            "Raise temperature or samples, or look at the rater."
+        )
+    return sides, {"simulated": True, "tokens": tokens, "prompts": len(prompts)}
+
+
+def choose_pairs(chat: Chat, answers: Sequence[str], rate: Rater, stage: Prefer, drawn: random.Random) -> list[Pair]:
+    """Up to `pairs_per_prompt` pairs of answers that the rater tells apart, some with their label flipped."""
+    scores = [rate(chat.prompt, answer) for answer in answers]
+    couples = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(answers)), 2)
+        if scores[i] != scores[j] and answers[i] and answers[j]
+    ]
+    drawn.shuffle(couples)
+    made = []
+    for i, j in couples[: stage.pairs_per_prompt]:
+        better, worse = (i, j) if scores[i] > scores[j] else (j, i)
+        flipped = drawn.random() < stage.noise
+        if flipped:
+            better, worse = worse, better
+        meta = {"simulated": True, "flipped": flipped, "scores": [scores[better], scores[worse]]}
+        made.append(Pair(chat.prompt, answers[better], answers[worse], chat.origin, meta))
+    return made

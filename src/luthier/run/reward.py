@@ -1,0 +1,250 @@
+"""The reward stage: a Bradley-Terry model on preference pairs, judged before anything relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from luthier.base.errors import RunError, UserError
+from luthier.base.events import EventLog
+from luthier.base.files import new_folder
+from luthier.base.nouns import Chat, Message, Pair, Tokens
+from luthier.base.recipe import Reward
+from luthier.evals.intervals import Figure, bootstrap_mean, wilson
+from luthier.evals.reward import Verdicts, buckets, judge
+from luthier.model.adapt import add_adapter, merged, restore_adapter, save_adapter, trainable
+from luthier.model.heads import (
+    classifier_class_missing,
+    folder_scores,
+    save_reward_model,
+    scalar_head,
+    sequence_scores,
+)
+from luthier.model.load import save_model
+from luthier.objectives import bradley_terry
+from luthier.run.context import Context, renderer_of
+from luthier.run.memo import StageFolder
+from luthier.run.pairs import read_pairs
+from luthier.run.tune import MICROBATCH_TOKENS, Learner, full_weights
+from luthier.tokens.pack import forest
+from luthier.tokens.prepare import prepare_pairs
+from luthier.train import guards as g
+from luthier.train.checkpoint import Checkpoints, Weights
+from luthier.train.loop import Job, Loss, fit, try_largest
+from luthier.train.optim import adamw
+from luthier.train.sources import Micro, Pairs
+
+REWARD = "reward"
+
+
+def pairs_for(context: Context, stage: Reward) -> tuple[list[Pair], list[Pair], str]:
+    """Training pairs, held-out pairs and their hash, of a prefer stage or a source."""
+    if stage.pairs in context.recipe.data:
+        data = context.dataset(stage.pairs)
+        sides = [[e for e in side if isinstance(e, Pair)] for side in (data.train, data.heldout)]
+        return sides[0], sides[1], data.hash
+    made = [f for f in context.stages if f.kind == "prefer" and stage.pairs in (None, f.name)]
+    if not made:
+        raise UserError(
+            "reward: there are no preferences. Put a `prefer` stage before it, or name a source in `pairs`."
+        )
+    path = made[-1].path
+    return read_pairs(path / "pairs.jsonl"), read_pairs(path / "heldout.jsonl"), made[-1].hash
+
+
+def train_reward(context: Context, index: int, stage: Reward) -> None:
+    """Trains, judges and saves a reward model."""
+    start = context.start(stage.init)
+    assert start is not None
+    training, heldout, digest = pairs_for(context, stage)
+    folder = context.stage(index, stage.name or stage.kind, stage, {"model": start.hash, "pairs": digest})
+    if folder.done:
+        return
+    log = folder.open()
+    log.emit("begin", stage=folder.name, stage_kind=folder.kind)
+    learner, head = reward_learner(context, folder, stage)
+    length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
+    pairs, _, made = prepare_pairs(training, learner.renderer, length, stage.overlong)
+    held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")
+    missing = classifier_class_missing(learner.lm)
+    passed = g.enforce(
+        [
+            g.Guard("saves for transformers", missing is None, missing or "as a sequence classifier with one label"),
+            g.supervised(made.sequences),
+            g.answers_end(made.sequences, learner.renderer.end_ids),
+            g.single_bos(made.sequences, learner.loaded.tokenizer.bos_token_id),
+            g.round_trip(
+                [Chat((*p.prompt, Message("assistant", p.chosen)), p.origin) for p in training], learner.renderer
+            ),
+            g.no_leak(shared_prompts(training, heldout)),
+        ],
+        log,
+    )
+    source = Pairs(
+        pairs, context.seed(folder), stage.batch_pairs, stage.microbatch_tokens or MICROBATCH_TOKENS, stage.epochs
+    )
+    parameters = [*trainable(learner.lm.module).values(), *head.parameters()]
+    optimizer = adamw(parameters, stage)
+    checkpoints = Checkpoints(folder.path / "checkpoints", learner.weights, {"optimizer": optimizer, "head": head})
+    job = Job(
+        learner.lm.module,
+        parameters,
+        optimizer,
+        source,
+        lambda m: pair_loss(learner, head, m),
+        accuracy_watcher(learner, head, held[:256], pairs, log),
+        stage,
+        checkpoints,
+        log,
+        context.seed(folder),
+        learner.lm.device,
+    )
+    total = sum(p.numel() for p in learner.lm.module.parameters())
+    passed += g.enforce(
+        [
+            g.packed_is_unpacked(learner.lm, made.sequences),
+            try_largest(job, source.largest()),
+            g.disk(folder.path, total, sum(p.numel() for p in parameters)),
+        ],
+        log,
+    )
+    used = fit(job)
+    figures, bias = report_card(judge(learner.lm, head, held, pairs), context.recipe.seed)
+    certificate = save_reward(folder, learner, head, held or pairs)
+    log.emit("guard", **certificate)
+    for name, figure in figures.items():
+        log.emit("eval", step=used.steps, name=name, **figure.as_dict())
+    gate(stage, figures, folder)
+    folder.close(
+        guards=[*passed, certificate],
+        tokens=used.tokens,
+        steps=used.steps,
+        parameters=total,
+        tokens_per_s=round(used.tokens / max(used.train_seconds, 1e-9), 1),
+        shared_with=start.hash,
+        trainable_parameters=sum(p.numel() for p in parameters),
+        dropped=len(made.dropped),
+        metrics={name: figure.as_dict() for name, figure in figures.items()},
+        bias=bias,
+    )
+    checkpoints.clear()
+
+
+def shared_prompts(training: Sequence[Pair], heldout: Sequence[Pair]) -> list[str]:
+    """Origins of held-out pairs whose prompt is also trained on with the same two answers."""
+    seen = {(p.prompt, frozenset((p.chosen, p.rejected))) for p in training}
+    return [p.origin for p in heldout if (p.prompt, frozenset((p.chosen, p.rejected))) in seen]
+
+
+def reward_learner(context: Context, folder: StageFolder, stage: Reward) -> tuple[Learner, nn.Linear]:
+    """The model and its scalar head."""
+    start = context.start(stage.init)
+    assert start is not None
+    loaded = context.load(start)
+    renderer = renderer_of(loaded)
+    lm = loaded.lm
+    head = scalar_head(lm.core.config.hidden_size, context.seed(folder), "reward head").to(lm.device)
+    if stage.adapter is None:
+        return Learner(loaded, lm, renderer, full_weights(lm, loaded.tokenizer), adapter=False), head
+    lm = add_adapter(lm, stage.adapter, REWARD, context.seed(folder))
+    weights = Weights(lambda path: save_adapter(lm, REWARD, path), lambda path: restore_adapter(lm, REWARD, path))
+    return Learner(loaded, lm, renderer, weights, adapter=True), head
+
+
+def pair_loss(learner: Learner, head: nn.Linear, micro: Micro) -> Loss:
+    """Bradley-Terry over the pairs of a microbatch."""
+    scores_N = sequence_scores(learner.lm, head, micro.batch)
+    chosen_P, rejected_P = scores_N[0::2], scores_N[1::2]
+    right = float((chosen_P > rejected_P).sum())
+    return Loss(
+        bradley_terry(chosen_P, rejected_P),
+        {"accuracy": (right, float(len(chosen_P))), "margin": ((chosen_P - rejected_P).detach().sum(), len(chosen_P))},
+    )
+
+
+def accuracy_watcher(
+    learner: Learner,
+    head: nn.Linear,
+    heldout: list[tuple[Tokens, Tokens]],
+    training: list[tuple[Tokens, Tokens]],
+    log: EventLog,
+) -> Callable[[int], float | None]:
+    """Held-out accuracy at every evaluation; the error is what the best checkpoint has least of."""
+
+    def watch(step: int) -> float | None:
+        if not heldout:
+            return None
+        verdicts = judge(learner.lm, head, heldout, training)
+        figure = wilson(float(verdicts.right_P.sum()), len(heldout))
+        log.emit("eval", step=step, name="heldout_accuracy", **figure.as_dict())
+        return 1 - figure.value
+
+    return watch
+
+
+def report_card(verdicts: Verdicts, seed: int) -> tuple[dict[str, Figure], str]:
+    """Accuracy with its interval, the length-only baseline, accuracy by length difference, and a sentence."""
+    n = len(verdicts.right_P)
+    if n == 0:
+        return {}, "no held-out pairs: nothing was measured"
+    figures = {
+        "accuracy": wilson(float(verdicts.right_P.sum()), n),
+        "length_baseline": wilson(float(verdicts.by_length_P.sum()), n),
+    }
+    for name, mask_P in buckets(verdicts.longer_P).items():
+        if mask_P.any():
+            figures[f"by_length.{name}"] = wilson(float(verdicts.right_P[mask_P].sum()), int(mask_P.sum()))
+    figures["margin"] = bootstrap_mean(verdicts.margin_P, seed)
+    above = figures["accuracy"].value > figures["length_baseline"].high
+    return figures, ("better than length alone" if above else "NOT shown to be better than length alone")
+
+
+def gate(stage: Reward, figures: dict[str, Figure], folder: StageFolder) -> None:
+    """Stops before RL when the reward model is not good enough."""
+    if stage.min_accuracy is not None and figures and figures["accuracy"].value < stage.min_accuracy:
+        value = figures["accuracy"]
+        raise RunError(
+            f"{folder.name}: held-out accuracy {value.value:.3f} [{value.low:.3f}, {value.high:.3f}] on "
+            f"{value.n} pairs is below min_accuracy {stage.min_accuracy}. Gather more or cleaner pairs, or "
+            "train longer; PPO against such a reward model would go wrong."
+        )
+
+
+def save_reward(
+    folder: StageFolder, learner: Learner, head: nn.Linear, pairs: list[tuple[Tokens, Tokens]]
+) -> dict[str, Any]:
+    """Saves the scorer (for PPO) and the classifier (for everyone); reads the latter back through transformers."""
+    with new_folder(folder.path / "scorer") as path:
+        if learner.adapter:
+            save_adapter(learner.lm, REWARD, path)
+        else:
+            save_model(learner.lm.core, learner.loaded.tokenizer, path)
+        save_file({"weight": head.weight.detach().cpu()}, path / "head.safetensors")
+    with new_folder(folder.path / "model") as path:
+        save_reward_model(merged(learner.lm) if learner.adapter else learner.lm, head, learner.loaded.tokenizer, path)
+    probe = [sequence for pair in pairs[:4] for sequence in pair]
+    with torch.no_grad():
+        learner.lm.module.eval()
+        ours_N = sequence_scores(learner.lm, head, forest(probe).to(learner.lm.device)).cpu()
+    gap = float((folder_scores(folder.path / "model", [s.ids for s in probe]) - ours_N).abs().max())
+    guard = g.Guard(
+        "export certificate",
+        gap <= (1e-3 if learner.lm.dtype == torch.float32 else 0.1),
+        f"transformers' scores of {len(probe)} texts differ by {gap:.1g}",
+    )
+    if not guard.ok:
+        raise RunError(f"{folder.name}: what was saved is not what was trained: {guard.detail}.")
+    return asdict(guard)
+
+
+def load_head(path: Path, width: int, device: torch.device) -> nn.Linear:
+    """The scalar head that a reward stage saved."""
+    head = scalar_head(width, 0, "loaded")
+    head.load_state_dict(load_file(path / "scorer" / "head.safetensors"))
+    return head.to(device).requires_grad_(False)

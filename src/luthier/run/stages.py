@@ -1,0 +1,220 @@
+"""A run is a straight list of memoised calls. What is finished is not run again; what was begun goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.base.errors import UserError
+from luthier.base.events import EventLog, Watcher
+from luthier.base.files import read_json, write_json, write_text
+from luthier.base.nouns import Message
+from luthier.base.recipe import Ppo, Prefer, Pretrain, Recipe, Reward, Sft
+from luthier.data.dataset import Dataset
+from luthier.generate import Sampling, sample
+from luthier.model.load import compute_dtype, load_folder
+from luthier.run.context import Context, open_context, renderer_of, run_lock
+from luthier.run.measure import base_samples, measure
+from luthier.run.memo import find_stage, hardware, versions
+from luthier.run.ppo import train_ppo
+from luthier.run.prefer import gather_preferences
+from luthier.run.report import write_report
+from luthier.run.reward import train_reward
+from luthier.run.tune import learner_for, prepare_rows, row_guards, sources_of, train_language_model
+
+STAGES: dict[str, Callable[[Context, int, Any], None]] = {
+    "pretrain": train_language_model,
+    "sft": train_language_model,
+    "prefer": gather_preferences,
+    "reward": train_reward,
+    "ppo": train_ppo,
+}
+
+
+def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] = ()) -> Path:
+    """Runs, or goes on with, a whole recipe; returns the run's folder with report.json and report.html.
+
+    Raises UserError for what the recipe or the data get wrong, RunError for what fails on the way; finished stages
+    and checkpoints stay.
+    """
+    context = open_context(recipe, recipe_path, watchers)
+    with run_lock(context.folder):
+        write_text(context.folder / "recipe.yaml", recipe_path.read_text())
+        write_json(context.folder / "resolved.json", recipe.model_dump(mode="json"))
+        for name in recipe.data:  # every source is read first: a broken one is told before hours of training
+            context.dataset(name)
+        if recipe.base.model is not None:
+            base_samples(context, context.folder / "base")
+        for index, stage in enumerate(recipe.stages):
+            STAGES[stage.kind](context, index, stage)
+            write_current(context)
+        log = EventLog(context.folder / "events.jsonl", watchers)
+        log.emit("begin", stage="evaluate", stage_kind="evaluate")
+        began = time.monotonic()
+        metrics = measure(context, log)
+        log.emit("end", seconds=time.monotonic() - began)
+        log.close()
+        add_seconds(context, time.monotonic() - began)
+        write_json(context.folder / "report.json", summary(context, metrics))
+        write_report(context.folder)
+    return context.folder
+
+
+def write_current(context: Context) -> None:
+    """current.json: the folders that the recipe, as it stands, has led to."""
+    write_json(context.folder / "current.json", {"stages": [f.path.name for f in context.stages]})
+
+
+def add_seconds(context: Context, seconds: float) -> None:
+    """Time spent measuring, over all sessions."""
+    path = context.folder / "measures" / "seconds.json"
+    before = read_json(path)["seconds"] if path.exists() else 0.0
+    write_json(path, {"seconds": round(before + seconds, 3)})
+
+
+def summary(context: Context, metrics: dict[str, Any]) -> dict[str, Any]:
+    """report.json."""
+    records = [f.record for f in context.stages]
+    for folder, record in zip(context.stages, records, strict=True):
+        if folder.kind == "reward" and record["metrics"]:
+            metrics[folder.name] = nested(record["metrics"]) | {"bias": record["bias"]}
+    measured = read_json(context.folder / "measures" / "seconds.json")["seconds"]
+    keep = (
+        "name",
+        "kind",
+        "hash",
+        "seconds",
+        "tokens",
+        "tokens_per_s",
+        "peak_bytes",
+        "guards",
+        "parameters",
+        "trainable_parameters",
+        "steps",
+        "pairs",
+        "heldout",
+        "simulated",
+        "inputs",
+        "layout",
+        "rows",
+    )
+    return {
+        "name": context.recipe.name,
+        "seed": context.recipe.seed,
+        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "seconds": round(sum(r["seconds"] for r in records) + measured, 3),
+        "peak_bytes": max((r["peak_bytes"] for r in records), default=0),
+        "simulated": any(r.get("simulated") for r in records) or "simulated" in str(metrics),
+        "metrics": metrics,
+        "stages": [
+            {key: r[key] for key in keep if key in r} | {"folder": f.path.name}
+            for f, r in zip(context.stages, records, strict=True)
+        ],
+        "evaluate_seconds": measured,
+        "data": [dataset_facts(context.datasets[name]) for name in context.recipe.data],
+        "versions": versions(),
+        "hardware": hardware(context.device),
+    }
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b": x} -> {"a": {"b": x}}."""
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        inner = out
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return out
+
+
+def dataset_facts(data: Dataset) -> dict[str, Any]:
+    """What went in, and what did not."""
+    reasons: dict[str, int] = {}
+    for bad in data.rejected:
+        reasons[bad.reason] = reasons.get(bad.reason, 0) + 1
+    return {
+        "name": data.name,
+        "format": data.format,
+        "files": data.files,
+        "rows": data.rows,
+        "train": len(data.train),
+        "heldout": len(data.heldout),
+        "rejected": len(data.rejected),
+        "duplicates": data.duplicates,
+        "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1])[:10]),
+        "hash": data.hash,
+        "examples": [asdict(bad) for bad in data.rejected[:5]],
+        "notes": list(data.notes),
+    }
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `luthier check` shows of one stage: its guards and its first rows, token by token."""
+
+    stage: str
+    guards: list[dict[str, Any]]
+    rows: list[list[tuple[str, float]]]
+    note: str = ""
+
+
+def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check]:
+    """Reads the data, loads the base, applies the guards that look at rows, renders the first ones. Trains nothing
+    and leaves nothing behind. Raises UserError for what the recipe or the data get wrong."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        context = open_context(recipe.model_copy(update={"out": scratch}), recipe_path, ())
+        for name in recipe.data:
+            context.dataset(name)
+        return [check_stage(context, index, stage, rows) for index, stage in enumerate(recipe.stages)]
+
+
+def check_stage(context: Context, index: int, stage: Pretrain | Sft | Prefer | Reward | Ppo, rows: int) -> Check:
+    """One stage of `check_recipe`. What a stage makes is not there yet, so later ones start from the base."""
+    name = stage.name or stage.kind
+    if not isinstance(stage, Pretrain | Sft):
+        return Check(name, [], [], "works on what earlier stages make: its guards run when they have")
+    shares = sources_of(stage.data, stage.replay)
+    folder = context.stage(index, name, stage, {})
+    learner = learner_for(context, folder, stage.model_copy(update={"init": None, "adapter": None}))
+    length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
+    data = {source: context.dataset(source) for source in shares}
+    made = {source: prepare_rows(d.train, learner.renderer, length, stage) for source, d in data.items()}
+    found = row_guards(context, learner, stage, data, made)
+    first = next(iter(made.values())).sequences[:rows]
+    shown = [list(zip(learner.renderer.pieces(s.ids), s.weights, strict=True)) for s in first]
+    said = "; ".join(f"{source}: {m.words()}" for source, m in made.items() if m.words())
+    return Check(name, [asdict(guard) for guard in found], shown, said)
+
+
+def open_chat(
+    run: Path, stage: str | None = None, max_new_tokens: int = 256, temperature: float = 0.0
+) -> tuple[str, Callable[[Sequence[Message]], str]]:
+    """(which model answers, a function from messages to its answer) for a finished stage of a run.
+    Raises UserError when there is none."""
+    folder, record = find_stage(run, stage)
+    resolved = read_json(run / "resolved.json")
+    device = record["hardware"]["device"]
+    loaded = load_folder(folder / "model", device, compute_dtype(resolved["base"]["dtype"], device))
+    renderer = renderer_of(loaded)
+    turn = 0
+
+    def answer(messages: Sequence[Message]) -> str:
+        nonlocal turn
+        ids = renderer.prompt(messages)
+        room = loaded.context - len(ids)
+        if room < 1:
+            raise UserError(
+                f"the conversation fills the model's context of {loaded.context} tokens. Start anew: /reset."
+            )
+        how = Sampling(min(max_new_tokens, room), temperature, seed=turn)
+        turn += 1
+        return sample(loaded.lm, [ids], how, sorted(renderer.end_ids), renderer.decode)[0][0].text.strip()
+
+    return f"{run.name}, stage {record['name']} ({record['parameters']:,} parameters)", answer

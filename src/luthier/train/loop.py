@@ -1,0 +1,177 @@
+"""The one loop. Every stage that trains calls `fit`; what differs is the batch source and the loss.
+
+No trainer classes, no callbacks: a loss is a function of a microbatch, an evaluation is a function of a step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.base.errors import RunError
+from luthier.base.events import EventLog
+from luthier.base.files import write_json
+from luthier.base.recipe import Training
+from luthier.base.seeds import seed_for
+from luthier.train.checkpoint import Checkpoints
+from luthier.train.guards import Guard
+from luthier.train.optim import lr_at
+from luthier.train.sources import BatchSource, Micro, Step
+
+CHECKPOINT_EVERY_S = 30.0
+
+
+class Loss(NamedTuple):
+    """The summed loss of a microbatch, and sums (value, count) of what is worth watching."""
+
+    total: Tensor
+    watched: dict[str, tuple[Tensor | float, float]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one training run is made of."""
+
+    module: torch.nn.Module
+    """What is switched to train mode."""
+    parameters: list[Tensor]
+    """What a step changes, and what is clipped."""
+    optimizer: torch.optim.Optimizer
+    source: BatchSource
+    loss: Callable[[Micro], Loss]
+    evaluate: Callable[[int], float | None]
+    """Measures held-out data at a step, emits its own events, returns the value to be least (None: nothing)."""
+    how: Training
+    checkpoints: Checkpoints
+    log: EventLog
+    seed: int
+    device: torch.device
+
+
+class Totals(NamedTuple):
+    """What a finished fit used, over all its sessions."""
+
+    steps: int
+    tokens: int
+    train_seconds: float
+
+
+def fit(job: Job) -> Totals:
+    """Trains from the last checkpoint, or from the start, to the source's last step.
+
+    Resumed or not, step k does the same arithmetic: the batch, the learning rate and the dropout seed are functions
+    of k. Raises RunError on a non-finite loss or gradient, after writing what led to it.
+    """
+    how, source, steps = job.how, job.source, job.source.steps
+    facts: dict[str, Any] = {"best": None, "best_step": None, "tokens": 0, "seconds": 0.0}
+    saved = job.checkpoints.restore()
+    start = 0
+    if saved is not None:
+        start = saved["step"]
+        facts = {key: saved[key] for key in facts}
+        job.log.rewind(start)
+        job.log.emit("resume", step=start)
+    evaluate_every = how.evaluate_every_steps or max(1, steps // 10)
+    last_saved, began, before = time.monotonic(), time.monotonic(), facts["seconds"]
+    for step in range(start, steps):
+        step_began = time.monotonic()
+        if step == 0:
+            facts["best"] = job.evaluate(0)
+        job.module.train()
+        torch.manual_seed(seed_for(job.seed, "dropout", step))
+        item = source.at(step)
+        lr = lr_at(step, steps, how)
+        watched = take_step(job, item, lr, step, facts)
+        done = step + 1
+        facts["tokens"] += item.tokens
+        facts["seconds"] = before + time.monotonic() - began
+        job.log.emit(
+            "step",
+            step=done,
+            steps=steps,
+            lr=lr,
+            tokens=facts["tokens"],
+            seconds=time.monotonic() - step_began,
+            **watched,
+        )
+        value = job.evaluate(done) if done % evaluate_every == 0 or done == steps else None
+        improved = value is not None and (facts["best"] is None or value < facts["best"])
+        if improved:
+            facts |= {"best": value, "best_step": done}
+        due = how.checkpoint_every_steps and done % how.checkpoint_every_steps == 0
+        due = due or (how.checkpoint_every_steps is None and time.monotonic() - last_saved > CHECKPOINT_EVERY_S)
+        if done == steps or ((due or improved) and done % source.period == 0):
+            job.checkpoints.save(done, facts)
+            last_saved = time.monotonic()
+    return Totals(steps, facts["tokens"], facts["seconds"])
+
+
+def try_largest(job: Job, step: int) -> Guard:
+    """Runs the largest step forward and backward, and changes nothing: memory runs out now or not at all."""
+    item = job.source.at(step)
+    job.module.train()
+    try:
+        for micro in item.micros:
+            (job.loss(micro.to(job.device)).total / item.total).backward()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return Guard(
+            "largest batch fits",
+            False,
+            f"{item.tokens} tokens ran out of memory ({str(error)[:80]}). Lower "
+            "microbatch_tokens (same mathematics) or max_length, or set gradient_checkpointing: true.",
+        )
+    finally:
+        job.optimizer.zero_grad(set_to_none=True)
+    return Guard("largest batch fits", True, f"{item.tokens} tokens in {len(item.micros)} microbatches, tried")
+
+
+def take_step(job: Job, item: Step, lr: float, step: int, facts: dict[str, Any]) -> dict[str, float]:
+    """Forward and backward over the microbatches, clip, update. Returns means of what was watched."""
+    sums: dict[str, tuple[float, float]] = {}
+    total = 0.0
+    for micro in item.micros:
+        loss = job.loss(micro.to(job.device))
+        (loss.total / item.total).backward()
+        total += float(loss.total.detach())
+        for name, (value, count) in loss.watched.items():
+            was = sums.get(name, (0.0, 0.0))
+            sums[name] = (was[0] + float(value), was[1] + count)
+    norm = float(torch.nn.utils.clip_grad_norm_(job.parameters, job.how.clip_norm or math.inf))
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        raise RunError(not_finite(job, item, step, facts, total / item.total, norm))
+    for group in job.optimizer.param_groups:
+        group["lr"] = lr
+    job.optimizer.step()
+    job.optimizer.zero_grad(set_to_none=True)
+    means = {name: value / count for name, (value, count) in sums.items() if count}
+    return {"loss": total / item.total, "grad_norm": norm, **means}
+
+
+def not_finite(job: Job, item: Step, step: int, facts: dict[str, Any], loss: float, norm: float) -> str:
+    """Writes what led to a NaN and returns the sentence that says where. The weights are those before the step."""
+    job.optimizer.zero_grad(set_to_none=True)
+    origins = sorted({origin for micro in item.micros for origin in micro.batch.origins})
+    folder = job.checkpoints.folder.parent
+    write_json(
+        folder / "failed.json",
+        {
+            "step": step,
+            "loss": repr(loss),
+            "grad_norm": repr(norm),
+            "origins": origins,
+            "weights_finite": all(bool(torch.isfinite(p).all()) for p in job.parameters),
+        },
+    )
+    if step % job.source.period == 0:
+        job.checkpoints.save(step, facts)
+    return (
+        f"{folder}: step {step}: the loss is {loss}, the gradient norm {norm}. Nothing was skipped. The rows of "
+        "this step are in failed.json, the weights before it in checkpoints/. Lower learning_rate or raise "
+        "warmup_frac, or look at those rows."
+    )

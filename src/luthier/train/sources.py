@@ -1,0 +1,157 @@
+"""Batch sources: anything with `.at(step)`. Batch k is a function of (data, seed, k)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthier.base.nouns import Tokens
+from luthier.base.seeds import seed_for
+from luthier.tokens.pack import Batch, forest, split_by_tokens
+
+
+class Micro(NamedTuple):
+    """What one forward sees: a Batch and what its loss needs besides, aligned with M or N."""
+
+    batch: Batch
+    data: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> Micro:
+        """The same on another device."""
+        return Micro(self.batch.to(device), {name: value.to(device) for name, value in self.data.items()})
+
+
+class Step(NamedTuple):
+    """One optimizer step. `total` divides the summed loss of all its microbatches; it is known before the first."""
+
+    micros: list[Micro]
+    total: float
+    tokens: int
+
+
+class BatchSource(Protocol):
+    """Where steps come from. Checkpoints are made only at multiples of `period`."""
+
+    steps: int
+    period: int
+
+    def at(self, step: int) -> Step:
+        """The step's microbatches."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Sequences of which each step takes about `tokens` tokens."""
+
+    sequences: Sequence[Tokens]
+    tokens: int
+    name: str
+
+
+def epoch_batches(lengths: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:
+    """One shuffled pass, cut into runs of at most `limit` tokens (a longer sequence stands alone)."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    runs, current, size = [], [], 0
+    for index in order.tolist():
+        length = int(lengths[index])
+        if current and size + length > limit:
+            runs.append(np.array(current))
+            current, size = [], 0
+        current.append(index)
+        size += length
+    runs.append(np.array(current))
+    return runs
+
+
+class Packed:
+    """Shuffled passes over one or several pools of sequences; the first pool decides how long an epoch is."""
+
+    period = 1
+
+    def __init__(
+        self, pools: Sequence[Pool], seed: int, microbatch_tokens: int, epochs: float | None, steps: int | None
+    ) -> None:
+        self.pools, self.seed, self.microbatch_tokens = pools, seed, microbatch_tokens
+        self.lengths = [np.array([len(s.ids) for s in pool.sequences]) for pool in pools]
+        self.runs: list[list[np.ndarray]] = [[] for _ in pools]
+        self.passes = [0] * len(pools)
+        if steps is None:
+            whole = epochs or 1.0
+            first = len(self._runs(0, 0))
+            steps = max(1, round(whole * first))
+        self.steps = steps
+
+    def _runs(self, pool: int, k: int) -> list[np.ndarray]:
+        """The pool's runs, at least up to the k-th."""
+        while len(self.runs[pool]) <= k:
+            seed = seed_for(self.seed, f"order {self.pools[pool].name}", self.passes[pool])
+            self.runs[pool] += epoch_batches(self.lengths[pool], self.pools[pool].tokens, seed)
+            self.passes[pool] += 1
+        return self.runs[pool]
+
+    def largest(self) -> int:
+        """The step with the most tokens: the one to try first."""
+        sizes = sum(
+            np.array([self.lengths[p][run].sum() for run in self._runs(p, self.steps - 1)[: self.steps]])
+            for p in range(len(self.pools))
+        )
+        return int(np.argmax(sizes))
+
+    def at(self, step: int) -> Step:
+        """See BatchSource."""
+        chosen = [pool.sequences[i] for p, pool in enumerate(self.pools) for i in self._runs(p, step)[step].tolist()]
+        micros = [Micro(forest(run), {}) for run in split_by_tokens(chosen, self.microbatch_tokens)]
+        return Step(micros, float(sum(sum(s.weights[1:]) for s in chosen)), sum(len(s.ids) for s in chosen))
+
+
+class Pairs:
+    """Shuffled passes over preference pairs; a Batch holds chosen and rejected alternately, sharing their prompt."""
+
+    period = 1
+
+    def __init__(
+        self, pairs: Sequence[tuple[Tokens, Tokens]], seed: int, batch_pairs: int, microbatch_tokens: int, epochs: float
+    ) -> None:
+        self.pairs, self.seed, self.batch_pairs, self.limit = pairs, seed, batch_pairs, microbatch_tokens
+        self.per_epoch = -(-len(pairs) // batch_pairs)
+        self.steps = max(1, round(epochs * self.per_epoch))
+
+    def largest(self) -> int:
+        """The step with the most tokens: the one to try first."""
+        return max(range(self.steps), key=lambda step: sum(len(a.ids) + len(b.ids) for a, b in self._chosen(step)))
+
+    def _chosen(self, step: int) -> list[tuple[Tokens, Tokens]]:
+        epoch, k = divmod(step, self.per_epoch)
+        order = np.random.default_rng(seed_for(self.seed, "pairs", epoch)).permutation(len(self.pairs))
+        return [self.pairs[i] for i in order[k * self.batch_pairs : (k + 1) * self.batch_pairs].tolist()]
+
+    def at(self, step: int) -> Step:
+        """See BatchSource."""
+        chosen = self._chosen(step)
+        micros = [pair_micro(run) for run in split_pairs(chosen, self.limit)]
+        return Step(micros, float(len(chosen)), sum(len(a.ids) + len(b.ids) for a, b in chosen))
+
+
+def pair_micro(pairs: Sequence[tuple[Tokens, Tokens]]) -> Micro:
+    """Sequences 2p (chosen) and 2p+1 (rejected) of each pair p."""
+    return Micro(forest([sequence for pair in pairs for sequence in pair]), {})
+
+
+def split_pairs(pairs: Sequence[tuple[Tokens, Tokens]], limit: int) -> list[list[tuple[Tokens, Tokens]]]:
+    """Runs of pairs of at most `limit` tokens each; a pair is never cut."""
+    runs: list[list[tuple[Tokens, Tokens]]] = []
+    size = 0
+    for pair in pairs:
+        length = len(pair[0].ids) + len(pair[1].ids)
+        if not runs or size + length > limit:
+            runs.append([])
+            size = 0
+        runs[-1].append(pair)
+        size += length
+    return runs

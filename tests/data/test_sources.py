@@ -1,9 +1,12 @@
 """Files -> rows: origins as an editor shows them, every unreadable thing named, nothing lost."""
 
 import csv
+import datetime as dt
 import gzip
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -142,6 +145,13 @@ def test_parquet(tmp_path):
         Row({"q": None, "n": None, "m": []}, "a.parquet[1]"),
     ]
     assert read(tmp_path / "a.parquet") == rows
+    time = pyarrow.table({"t": pyarrow.array([1], pyarrow.timestamp("ns")), "b": [b"\xff"], "d": [dt.date(2024, 5, 6)]})
+    parquet.write_table(time, tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet")[0].fields == {
+        "t": "1970-01-01 00:00:00.000000001",
+        "b": "\\xff",
+        "d": "2024-05-06",
+    }
     packed = written(tmp_path, "b.parquet.gz", gzip.compress((tmp_path / "a.parquet").read_bytes()))
     assert [row.fields for row in read(packed)] == [row.fields for row in rows]
 
@@ -259,3 +269,8 @@ def test_txt_round_trip(tmp_path_factory, pieces):
     kept = [piece.strip() for piece in pieces if piece.strip(" \n|\u2028") and "|||" not in f"|{piece.strip()}|"]
     path = written(tmp_path_factory.mktemp("t"), "a.txt", "\n|||\n".join(kept) or "\n")
     assert [row.fields["text"] for row in read(path, "|||") if isinstance(row, Row)] == kept
+
+
+def test_pyarrow_is_loaded_for_parquet_only():
+    code = "import sys, luthier.data.dataset; sys.exit('pyarrow' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

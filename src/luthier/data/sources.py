@@ -240,7 +240,9 @@ def parquet_rows(handle: IO[bytes], origin: str, separator: str | None) -> Itera
         return
     try:
         for batch in parquet.ParquetFile(io.BytesIO(data)).iter_batches():
-            for record in batch.to_pylist():
+            # Python's datetime has no nanoseconds, and pyarrow would refuse the file for one.
+            columns = [c.cast(pyarrow.string()) if pyarrow.types.is_timestamp(c.type) else c for c in batch.columns]
+            for record in pyarrow.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist():
                 yield Row({str(key): plain(value) for key, value in record.items()}, f"{origin}[{index}]")
                 index += 1
     except (pyarrow.ArrowException, OSError, ValueError) as error:

@@ -63,18 +63,32 @@ def bootstrap_mean(values: Sequence[float] | np.ndarray, seed: int, resamples: i
     Same values, same seed, same figure. One value's interval is itself: its n of 1 says what that is worth.
     Raises ValueError on no values, or on a non-finite one.
     """
-    values_N = _finite(values)
-    n = len(values_N)
-    random = np.random.default_rng(seed)
+    return bootstrap_ratio(values, np.ones(len(values)), seed, resamples)
+
+
+def bootstrap_ratio(
+    tops: Sequence[float] | np.ndarray, bottoms: Sequence[float] | np.ndarray, seed: int, resamples: int = 2000
+) -> Figure:
+    """Σ tops / Σ bottoms (nats over tokens) and its percentile interval, rows drawn together; n is the rows.
+
+    Raises ValueError on no rows or a non-finite one, where the lengths differ, and where bottoms are not weights:
+    below 0, or all 0.
+    """
+    tops_N, bottoms_N = _together(tops, bottoms)
+    if (bottoms_N < 0).any() or not bottoms_N.any():
+        raise ValueError("a ratio needs a denominator above 0")
+    n, random = len(tops_N), np.random.default_rng(seed)
     rows = max(1, _DRAWS_AT_ONCE // n)
-    means = [
-        values_N[random.integers(0, n, size=(min(rows, resamples - start), n))].mean(axis=1)
-        for start in range(0, resamples, rows)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    mean = float(values_N.mean())
-    # Equal values sum in another order here and there: rounding may not move an end past the mean.
-    return Figure(mean, min(float(low), mean), max(float(high), mean), n)
+    ratios = []
+    for start in range(0, resamples, rows):
+        drawn = random.integers(0, n, size=(min(rows, resamples - start), n))
+        below = bottoms_N[drawn].sum(axis=1)
+        kept = below > 0  # a draw of nothing but empty rows has no ratio
+        ratios.append(tops_N[drawn].sum(axis=1)[kept] / below[kept])
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
+    value = float(tops_N.sum() / bottoms_N.sum())
+    # Equal values sum in another order here and there: rounding may not move an end past the value.
+    return Figure(value, min(float(low), value), max(float(high), value), n)
 
 
 def paired_bootstrap(
@@ -82,37 +96,21 @@ def paired_bootstrap(
 ) -> Figure:
     """The mean of a − b over items measured both ways, and its bootstrap interval: far narrower than the two
     intervals side by side, for what makes an item hard is in both. Raises ValueError where the lengths differ."""
+    a_N, b_N = _together(a, b)
+    return bootstrap_mean(a_N - b_N, seed, resamples)
+
+
+def _together(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a_N, b_N = _finite(a), _finite(b)
     if len(a_N) != len(b_N):
         raise ValueError(f"{len(a_N)} and {len(b_N)} values are no pairs")
-    return bootstrap_mean(a_N - b_N, seed, resamples)
+    return a_N, b_N
 
 
 def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.ndim != 1 or not len(values_N):
-        raise ValueError("a mean needs at least one value")
+        raise ValueError("a figure needs at least one value")
     if not np.isfinite(values_N).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(values_N))} of {len(values_N)} values are not finite")
     return values_N
-
-
-def bootstrap_ratio(
-    tops: Sequence[float] | np.ndarray, bottoms: Sequence[float] | np.ndarray, seed: int, resamples: int = 2000
-) -> Figure:
-    """Σ tops / Σ bottoms (nats over tokens) and its percentile interval, rows resampled together; n is the rows.
-
-    Raises ValueError on no rows, or a non-finite one, or bottoms that sum to 0.
-    """
-    tops_N, bottoms_N = _finite(tops), _finite(bottoms)
-    if bottoms_N.sum() == 0:
-        raise ValueError("a ratio needs a denominator")
-    n, rng = len(tops_N), np.random.default_rng(seed)
-    ratios = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, n, n)
-        below = bottoms_N[drawn].sum()
-        ratios.append(tops_N[drawn].sum() / below if below else np.nan)
-    low, high = np.nanpercentile(ratios, [2.5, 97.5])
-    value = float(tops_N.sum() / bottoms_N.sum())
-    return Figure(value, min(float(low), value), max(float(high), value), n)

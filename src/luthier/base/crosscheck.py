@@ -1,0 +1,187 @@
+"""What one setting of a recipe demands of another: names that must exist, choices that exclude each other.
+
+A pure function of a recipe; `config.py` adds the file and line. Every check says what to do about it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from luthier.base import recipe as r
+from luthier.base.errors import did_you_mean
+from luthier.base.settings import Loc
+
+Problem = tuple[Loc, str]
+"""Where in the recipe (keys and indices, no kinds), and what is wrong there."""
+
+WRITES_TEXT = ("pretrain", "sft", "ppo")
+"""Stages whose result is a language model."""
+
+
+def crosscheck(recipe: r.Recipe) -> list[Problem]:
+    """Every contradiction in a recipe whose settings are each valid by themselves."""
+    return [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
+
+
+def stage_name(stage: r.Stage) -> str:
+    """What a stage is called: its name, or its kind."""
+    return stage.name or stage.kind
+
+
+def listed(names: Iterable[str]) -> str:
+    """'a, b, c', or 'none'"""
+    return ", ".join(names) or "none"
+
+
+def check_base(recipe: r.Recipe) -> Iterator[Problem]:
+    """One base, whose figures fit each other, and which someone pretrains when it is fresh."""
+    model, fresh = recipe.base.model, recipe.base.fresh
+    if model is not None and fresh is not None:
+        yield ("base",), "has both model and fresh. Keep one: model to start from weights, fresh to start from nothing."
+    elif model is None and fresh is None:
+        yield ("base",), "names no model. Give model (a folder or a hub id), or fresh for random weights."
+    if fresh is None:
+        return
+    at: Loc = ("base", "fresh", "heads")
+    if fresh.width % fresh.heads:
+        near_by = range(1, min(fresh.width, 2 * fresh.heads, 1000) + 1)
+        fit = [n for n in near_by if fresh.width % n == 0 and fresh.width // n % 2 == 0]
+        near = min(fit, key=lambda n: abs(n - fresh.heads), default=1)
+        yield at, f"{fresh.heads} does not divide the width {fresh.width}. {near} does."
+    elif fresh.width // fresh.heads % 2:
+        yield at, f"{fresh.width} / {fresh.heads} is an odd head size; rotary embeddings turn pairs. Change one."
+    if fresh.kv_heads is not None and (fresh.kv_heads < 1 or fresh.heads % fresh.kv_heads):
+        yield ("base", "fresh", "kv_heads"), f"{fresh.kv_heads} does not divide the heads {fresh.heads}."
+    if fresh.ffn is not None and fresh.ffn < 1:
+        yield ("base", "fresh", "ffn"), f"must be at least 1, not {fresh.ffn}."
+    if not recipe.stages:
+        yield ("base", "fresh"), "knows nothing and is never trained. Add a stage of kind pretrain."
+    elif recipe.stages[0].kind != "pretrain":
+        yield ("stages", 0), f"is {recipe.stages[0].kind}, but a fresh base knows nothing. Put a pretrain stage first."
+
+
+def check_names(recipe: r.Recipe) -> Iterator[Problem]:
+    """Every stage can be told from the others, and can name a folder."""
+    names = [stage_name(stage) for stage in recipe.stages]
+    counts = Counter(names)
+    for index, (stage, name) in enumerate(zip(recipe.stages, names, strict=True)):
+        first = names.index(name)
+        if counts[name] > 1 and index > first:
+            unnamed = stage.name is None or recipe.stages[first].name is None
+            fix = f"Name them: name: {name}-1 and name: {name}-2, for example." if unnamed else "Rename one."
+            yield ("stages", index, "name"), f"{name} is also the name of stages[{first}]. {fix}"
+        if name == "base":
+            yield ("stages", index, "name"), "base means the model the run starts from. Choose another name."
+        if stage.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", stage.name):
+            message = f'"{stage.name}" cannot name a folder. Use letters, digits, ".", "_" and "-".'
+            yield ("stages", index, "name"), message
+
+
+def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
+    """Each stage finds what it needs among the sources and the stages before it."""
+    for index, stage in enumerate(recipe.stages):
+        earlier = recipe.stages[:index]
+        at: Loc = ("stages", index)
+        if stage.init is not None:
+            yield from must_be_stage((*at, "init"), stage.init, earlier, WRITES_TEXT, "is made before this one")
+        if isinstance(stage, r.Pretrain | r.Sft):
+            yield from check_supervised(at, stage, recipe)
+        elif isinstance(stage, r.Prefer):
+            yield from check_prefer(at, stage, recipe)
+        elif isinstance(stage, r.Reward):
+            yield from check_reward(at, stage, recipe, earlier)
+        else:
+            yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
+            if stage.reward is not None:
+                yield from must_be_stage((*at, "reward"), stage.reward, earlier, ("reward",), "stands before this one")
+            elif not any(other.kind == "reward" for other in earlier):
+                yield at, "needs a reward model. Put a stage of kind reward before it."
+        if isinstance(stage, r.Training) and not all(0 <= beta < 1 for beta in stage.betas):
+            yield (*at, "betas"), f"must both be at least 0 and below 1, not {list(stage.betas)}."
+
+
+def check_supervised(at: Loc, stage: r.Pretrain | r.Sft, recipe: r.Recipe) -> Iterator[Problem]:
+    """A stage that reads data sets reads some that are there, for one length of time."""
+    if isinstance(stage.data, str):
+        yield from must_be_source((*at, "data"), stage.data, recipe)
+    else:
+        if not stage.data:
+            yield (*at, "data"), "is empty. Name a source, or several with weights."
+        for name, weight in stage.data.items():
+            yield from must_be_source((*at, "data", name), name, recipe)
+            if weight <= 0:
+                yield (*at, "data", name), f"has weight {weight:g}. Give a weight above 0, or leave the source out."
+    if stage.replay is not None:
+        yield from must_be_source((*at, "replay", "data"), stage.replay.data, recipe)
+    if stage.epochs is not None and stage.steps is not None:
+        yield (*at, "steps"), f"is set, and so is epochs ({stage.epochs:g}). Keep one of them."
+
+
+def check_prefer(at: Loc, stage: r.Prefer, recipe: r.Recipe) -> Iterator[Problem]:
+    """Pairs come from a file, or from a rater who is given prompts; not both, not neither."""
+    if stage.pairs is not None:
+        yield from must_be_source((*at, "pairs"), stage.pairs, recipe)
+        for name, value in (("prompts", stage.prompts), ("rater", stage.rater)):
+            if value is not None:
+                yield (*at, name), f"is not used, since pairs are read from {stage.pairs}. Remove one of the two."
+        return
+    if stage.prompts is None and stage.rater is None:
+        yield at, "has nothing to gather. Give pairs (a source of ready pairs), or prompts and a rater."
+    elif stage.prompts is None:
+        yield at, "has a rater, but no prompts to answer. Give prompts, the name of a source."
+    elif stage.rater is None:
+        yield at, "has prompts, but no rater. Give rater: path/file.py:name."
+    if stage.prompts is not None:
+        yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
+
+
+def check_reward(at: Loc, stage: r.Reward, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
+    """A reward model has pairs to learn from."""
+    gathered = [stage_name(other) for other in earlier if other.kind == "prefer"]
+    if stage.pairs is None and not gathered:
+        yield at, "has no pairs. Put a stage of kind prefer before it, or give pairs, the name of a source."
+    elif stage.pairs is not None and stage.pairs not in {*gathered, *recipe.data}:
+        known = [*gathered, *recipe.data]
+        message = f'there is no earlier prefer stage and no source "{stage.pairs}".'
+        yield (*at, "pairs"), f"{message}{did_you_mean(stage.pairs, known)} There are: {listed(known)}."
+
+
+def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
+    """Each probe finds its data and its models."""
+    for name, probe in recipe.evaluate.items():
+        at: Loc = ("evaluate", name)
+        yield from must_be_source((*at, "data"), probe.data, recipe)
+        models: list[tuple[Loc, str]] = []
+        if isinstance(probe, r.WinRateProbe):
+            models += [((*at, "stages", index), stage) for index, stage in enumerate(probe.stages)]
+            if probe.stages[0] == probe.stages[1]:
+                yield (*at, "stages"), f"compares {probe.stages[0]} with itself. Name two stages: [new, old]."
+        else:
+            models += [((*at, "after", index), stage) for index, stage in enumerate(probe.after or ())]
+            if isinstance(probe, r.LossProbe) and probe.since is not None:
+                models.append(((*at, "since"), probe.since))
+        for loc, stage in models:
+            if stage != "base":
+                yield from must_be_stage(loc, stage, recipe.stages, WRITES_TEXT, "is in this recipe", ("base",))
+
+
+def must_be_source(loc: Loc, name: str, recipe: r.Recipe) -> Iterator[Problem]:
+    """`name` is an entry of `data`."""
+    if name not in recipe.data:
+        hint = did_you_mean(name, recipe.data)
+        yield loc, f'there is no source "{name}" under data.{hint} The sources: {listed(recipe.data)}.'
+
+
+def must_be_stage(
+    loc: Loc, name: str, stages: list[r.Stage], kinds: tuple[str, ...], where: str, also: tuple[str, ...] = ()
+) -> Iterator[Problem]:
+    """`name` is one of `stages`, of a kind that makes what is wanted."""
+    kind_of = {stage_name(stage): stage.kind for stage in stages}
+    fit = [*also, *(known for known, kind in kind_of.items() if kind in kinds)]
+    what = "reward model" if kinds == ("reward",) else "language model"
+    if name not in kind_of:
+        yield loc, f'no stage "{name}" {where}.{did_you_mean(name, fit)} There are: {listed(fit)}.'
+    elif kind_of[name] not in kinds:
+        yield loc, f"{name} is a {kind_of[name]} stage, which makes no {what}. Those that do: {listed(fit)}."

@@ -1,0 +1,397 @@
+"""report.html: one page that fetches nothing, made from the files of a run's folder only.
+
+`story.py` reads the folder, `pictures.py` draws, `report.html.j2` is the page; here the parts are put in its order.
+Everything a model or a file wrote is escaped by Jinja, and a content security policy allows only the page's own script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from luthier.base.files import write_text
+from luthier.run.pictures import (
+    Series,
+    count,
+    duration,
+    interval_axis,
+    interval_plot,
+    line_chart,
+    nice_ticks,
+    size,
+    slope_chart,
+)
+from luthier.run.story import (
+    Figure,
+    Group,
+    Stage,
+    Story,
+    figure_label,
+    finite,
+    groups,
+    guards_of,
+    interval,
+    losses,
+    read_run,
+    stage_word,
+    verdict,
+    written,
+)
+
+COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "--gold", "reward": "--plum"}
+COLOURS |= {"ppo": "--red"}
+WORK = {
+    "pretrain": "learns to continue documents",
+    "sft": "learns to answer",
+    "prefer": "answers are compared",
+    "reward": "learns what is preferred",
+    "ppo": "is moved towards what is preferred",
+}
+MEANING = {
+    "choices": "Multiple choice on facts held out of tuning: the share of questions whose right option the model finds "
+    "most likely. Nothing is generated.",
+    "answers": "The model writes an answer to a held-out question; the share of answers that contain the right value.",
+    "reward": "Held-out preference pairs: how often the reward model scores the preferred answer higher, beside a "
+    "baseline that only looks at length.",
+    "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",
+    "loss": "Rise of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
+    "learned.",
+}
+OTHER_MEANING = "Measured on data that was not trained on."
+PLUMBING = frozenset({"step", "steps", "t", "tokens", "seconds"})
+"""Numbers of step events that say where a step is, not how it went."""
+TITLES = {
+    "loss": ("Loss", ""),
+    "lr": ("Learning rate", ""),
+    "grad_norm": ("Gradient norm", "before clipping"),
+    "accuracy": ("Accuracy", "pairs ranked as labelled"),
+    "reward": ("Reward", "mean score of an answer"),
+    "kl": ("KL to the reference", "nats an answer"),
+    "entropy": ("Entropy", "nats a token"),
+    "answer_tokens": ("Answer length", "tokens"),
+    "clip_frac": ("Clipped", "share of tokens"),
+    "ended_frac": ("Ended", "share of answers"),
+    "kl_coefficient": ("KL coefficient", ""),
+    "step_kl": ("KL of one update", "nats a token"),
+    "value_loss": ("Value loss", ""),
+    "policy_loss": ("Policy loss", ""),
+    "margin": ("Margin", "score of preferred − other"),
+    "sampler_drift": ("Sampler − trainer", "nats a token, largest"),
+}
+LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl")}
+"""Which curves of a kind of stage are drawn large; of other kinds, the loss."""
+MOST_CURVES, MOST_PROMPTS, MOST_REJECTED, MOST_CHARACTERS, MOST_NOTES = 24, 16, 12, 4000, 12
+PREVIEW = 240  # characters of a long answer before it is opened
+
+
+def write_report(run: Path) -> Path:
+    """Writes report.html into a run's folder and returns its path. UserError when the folder is not a run's."""
+    page = run / "report.html"
+    write_text(page, render(read_run(run)))
+    return page
+
+
+def render(story: Story) -> str:
+    """The page as text."""
+    jinja = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters |= {"duration": duration, "size": size, "count": count, "word": stage_word, "short": short}
+    jinja.filters |= {"csp_hash": csp_hash, "pretty": pretty, "colour": lambda kind: COLOURS.get(kind, "--ink")}
+    return jinja.get_template("report.html.j2").render(page(story))
+
+
+def page(story: Story) -> dict[str, Any]:
+    """What the template is given: one value a section, empty where there is nothing to show."""
+    seconds = story.report.get("seconds") or sum(s.record.get("seconds", 0) for s in story.stages)
+    peaks = [s.record["peak_bytes"] for s in story.stages if finite(s.record.get("peak_bytes"))]
+    measuring = story.report.get("evaluate_seconds", 0)
+    return {
+        "story": story,
+        "verdict": verdict(story),
+        "created": created(story.report.get("created")),
+        "seed": story.report.get("seed", story.resolved.get("seed")),
+        "seconds": seconds,
+        "peak_bytes": story.report.get("peak_bytes") or max(peaks, default=None),
+        "simulated": story.report.get("simulated") or any(s.record.get("simulated") for s in story.stages),
+        "path": path_of(story),
+        "metrics": [table for group in groups(story) for table in metric_tables(group, story)],
+        "answers": answers(story),
+        "curves": [c for c in (curves(s) for s in story.stages) if c["large"] or c["small"]],
+        "forgetting": forgetting(story),
+        "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],
+        "data": data_tables(story),
+        "rejected": rejected(story),
+        "versions": facts(story, "versions"),
+        "hardware": facts(story, "hardware"),
+        "lineage": lineage(story),
+        "evaluate_seconds": measuring,
+        "evaluate_share": measuring / (seconds or 1),
+        "parameters": max((s.record.get("parameters") or 0 for s in story.stages), default=0),
+        "resolved": json.dumps(story.resolved, indent=2, ensure_ascii=False) if story.resolved else "",
+    }
+
+
+def short(digest: str) -> str:
+    """The beginning of a hash; words ("fresh") stay whole."""
+    return digest[:12]
+
+
+def pretty(name: str) -> str:
+    """A key as words: 'by_length' is 'by length'."""
+    return name.replace("_", " ")
+
+
+def csp_hash(script: str) -> str:
+    """The source expression that lets this very inline script run, and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
+
+
+def created(when: Any) -> str:
+    """'21 November 2025, 02:13 UTC' of an ISO date or seconds since the epoch; '' when absent."""
+    if when is None:
+        return ""
+    moment = datetime.fromtimestamp(when, UTC) if finite(when) else datetime.fromisoformat(str(when))
+    zone = moment.strftime(" %Z").rstrip()
+    return f"{moment.day} {moment:%B %Y}, {moment:%H:%M}{zone}"
+
+
+def path_of(story: Story) -> list[dict[str, Any]]:
+    """The stages as a picture: share of the time, figures, and how far a stopped one came."""
+    total = sum(s.record.get("seconds", 0) for s in story.stages) + story.report.get("evaluate_seconds", 0) or 1
+    found = []
+    for stage in story.stages:
+        seconds = stage.record.get("seconds", 0)
+        last: Mapping[str, Any] = next((e for e in reversed(stage.events) if e["kind"] == "step"), {})
+        steps = f"step {last['step']} of {last['steps']}" if last.get("steps") else ""
+        found.append(
+            {"stage": stage, "share": seconds / total, "work": WORK.get(stage.kind, stage.kind), "steps": steps}
+        )
+    return found
+
+
+def metric_tables(group: Group, story: Story) -> list[dict[str, Any]]:
+    """A group as tables with one axis each: shares in per cent, other figures in their own unit."""
+    shares = [f for f in group.figures if group.is_share(f)]
+    return [
+        metric_table(group, part, share, story)
+        for part, share in ((shares, True), ([f for f in group.figures if f not in shares], False))
+        if part
+    ]
+
+
+def metric_table(group: Group, part: Sequence[Figure], share: bool, story: Story) -> dict[str, Any]:
+    """Rows of label, picture and figures, by the key they stand under, on one axis."""
+    domain, references, remark = scale_of(group, part, share, story)
+    kinds = {s.name: s.kind for s in story.stages}
+
+    def row(figure: Figure) -> dict[str, Any]:
+        colour = colour_of(figure, group, kinds)
+        picture = interval_plot(figure.value, figure.low, figure.high, colour, domain, references)
+        value = written(figure.value, share, signed=group.kind == "loss")
+        words = {"label": figure_label(figure), "value": value, "interval": interval(figure, share)}
+        return {"figure": figure, "picture": picture, **words}
+
+    parents = list(dict.fromkeys(f.path[:-1] for f in part))
+    parts = [(pretty(" · ".join(parent)), [row(f) for f in part if f.path[:-1] == parent]) for parent in parents]
+    title, meaning, said = stage_word(group.name), MEANING.get(group.kind, OTHER_MEANING), group.said
+    if len(parts) == 1 and parts[0][0]:
+        title, parts = f"{title}: {parts[0][0]}", [("", parts[0][1])]
+    if group.kind == "reward" and not share:
+        title, meaning, said = f"{title}: scores", "In the reward model's own unit.", ""
+    return {
+        "title": title[0].upper() + title[1:],
+        "meaning": f"{meaning} {remark}",
+        "said": said[:1].upper() + said[1:],
+        "parts": parts,
+        "axis": interval_axis(domain, share),
+    }
+
+
+def scale_of(
+    group: Group, part: Sequence[Figure], share: bool, story: Story
+) -> tuple[tuple[float, float], list[float], str]:
+    """(axis, values to draw a rule at, what a rule means when it needs words)."""
+    if not share:
+        ends = [x for f in part for x in (f.value, f.low, f.high) if x is not None]
+        ticks = nice_ticks(min(0.0, *ends), max(0.0, *ends), 5)
+        return (ticks[0], ticks[-1]), [0.0], ""
+    references, remark = [0.5] if group.kind in ("win_rate", "reward") else [], ""
+    noise = [stage["noise"] for stage in story.resolved.get("stages", []) if stage.get("noise")]
+    if group.kind == "reward" and noise:
+        references.append(1 - noise[0])
+        remark = (
+            f"{100 - noise[0] * 100:g} % is all that can be expected: {noise[0] * 100:g} % of the labels are flipped."
+        )
+    return (0.0, 1.0), references, remark
+
+
+def colour_of(figure: Figure, group: Group, kinds: Mapping[str, str]) -> str:
+    """The colour of the stage whose model was measured; grey for the base and for baselines."""
+    name = figure.name.partition("_vs_")[0]
+    if group.kind == "reward":
+        return "--grey" if "baseline" in name else "--plum"
+    return COLOURS.get(kinds.get(name, name), "--ink")
+
+
+def answers(story: Story) -> dict[str, Any]:
+    """The same held-out prompts answered after one stage and the next: {columns, prompts, more}."""
+    columns = [("base", "base", story.base_samples)] if story.base_samples else []
+    columns += [(s.name, s.kind, s.samples) for s in story.stages if s.samples]
+    told: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, _, rows in columns:
+        for row in rows:
+            key = (row["origin"], row["prompt"])
+            found = told.setdefault(key, {"prompt": row["prompt"], "origin": row["origin"], "by": {}})
+            found["reference"] = row.get("reference") or ", ".join(row.get("accept") or ())
+            found["by"][name] = shown_answer(row)
+    right = {name: [r["right"] for r in rows if r.get("right") is not None] for name, _, rows in columns}
+    return {
+        "columns": [{"name": n, "kind": k, "right": sum(right[n]), "of": len(right[n])} for n, k, _ in columns],
+        "prompts": list(told.values())[:MOST_PROMPTS],
+        "more": max(0, len(told) - MOST_PROMPTS),
+    }
+
+
+def shown_answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer in pieces (text, is an accepted value); a long one also as a preview."""
+    text = row["answer"]
+    pieces = marked(text[:MOST_CHARACTERS], row.get("accept") or ())
+    return {
+        "pieces": pieces,
+        "preview": text[:PREVIEW] if len(text) > PREVIEW * 1.25 else "",
+        "left_out": max(0, len(text) - MOST_CHARACTERS),
+        "length": len(text),
+        "right": row.get("right"),
+        "ended": row.get("ended", True),
+    }
+
+
+def marked(text: str, accept: Sequence[str]) -> list[tuple[str, bool]]:
+    """Cuts a text at accepted values: whole words in any case, as `evals.answers.contains` judges them."""
+    if not accept:
+        return [(text, False)]
+    pattern = "|".join(re.escape(value) for value in sorted(accept, key=len, reverse=True))
+    pieces = re.split(rf"(?<!\w)({pattern})(?!\w)", text, flags=re.IGNORECASE)
+    return [(piece, i % 2 == 1) for i, piece in enumerate(pieces) if piece]
+
+
+def curves(stage: Stage) -> dict[str, Any]:
+    """The charts of one stage: a few large, the rest as small multiples."""
+    steps = [e for e in stage.events if e["kind"] == "step"]
+    keys = list(dict.fromkeys(k for e in steps for k, v in e.items() if k not in PLUMBING and finite(v)))
+    measured: dict[str, list[Mapping[str, Any]]] = {}
+    for event in stage.events:
+        if event["kind"] == "eval" and finite(event.get("value")):
+            measured.setdefault(event["name"], []).append(event)
+    measured = {name: rows for name, rows in measured.items() if len(rows) > 1 or name.startswith("heldout")}
+    large = [k for k in LARGE.get(stage.kind, ("loss",)) if k in keys]
+    rest = sorted((k for k in keys if k not in large), key=lambda k: list(TITLES).index(k) if k in TITLES else 99)
+    lone = [name for name in measured if name.removeprefix("heldout_") not in keys]
+    marks = [(e["step"], "resumed") for e in stage.events if e["kind"] == "resume"][-3:]
+    alone = len(large) == 1 and len(rest) + len(lone) <= 2
+    draw: Callable[..., str] = lambda key, **how: chart(key, steps, measured, stage, **how)  # noqa: E731
+    return {
+        "stage": stage,
+        "alone": alone,
+        "steps": len(steps),
+        "large": [draw(key, height=236 if alone else 190, marks=marks) for key in large],
+        "small": [draw(key, height=84) for key in [*rest, *lone][:MOST_CURVES]],
+        "notes": [e["text"] for e in stage.events if e["kind"] == "note"][:MOST_NOTES],
+    }
+
+
+def chart(
+    key: str,
+    steps: Sequence[Mapping[str, Any]],
+    measured: Mapping[str, Sequence[Mapping[str, Any]]],
+    stage: Stage,
+    height: int,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """One figure over the steps: as trained, and as measured on held-out rows."""
+    title, note = TITLES.get(key, (pretty(key.removesuffix("_frac")).capitalize(), ""))
+    points = [(float(e["step"]), float(e[key])) for e in steps if finite(e.get(key))]
+    series = [Series("training", points, COLOURS.get(stage.kind, "--ink"))]
+    for name in (key, f"heldout_{key}"):
+        rows = [e for e in measured.get(name, []) if len(measured[name]) > 1 or name != key]
+        dots = [(float(e["step"]), float(e["value"])) for e in rows]
+        whiskers = [
+            (float(e["step"]), float(e["low"]), float(e["high"]))
+            for e in rows
+            if len(rows) <= 40 and finite(e.get("low")) and finite(e.get("high"))
+        ]
+        series.append(Series("held out", dots, "--ink", dots=True, whiskers=whiskers))
+    share = key.endswith("_frac") or key == "accuracy"
+    if key == "loss" and stage.kind in ("pretrain", "sft"):
+        note = "nats per token, by step"
+    elif height > 100:
+        note = f"{note}, by step" if note else "by step"
+    return line_chart(series, title, note=note, height=height, percent=share, x_range=(0, 1), marks=marks)
+
+
+def forgetting(story: Story) -> list[str]:
+    """A slope chart for each text whose held-out loss was measured after more than one stage."""
+    kinds = {s.name: s.kind for s in story.stages}
+    found = []
+    for corpus, leaves in losses(story).items():
+        points = []
+        for f in leaves:
+            change = "" if not f.value or f.value == f.loss else f"{f.value:+.2f}".replace("-", "−")
+            colour = COLOURS.get(kinds.get(f.name, f.name), "--ink")
+            points.append((stage_word(f.name), f.loss or 0.0, change, colour))
+        if len(points) > 1:
+            found.append(slope_chart(pretty(corpus), points, note="held-out loss, nats per token"))
+    return found
+
+
+def data_tables(story: Story) -> list[dict[str, Any]]:
+    """report.json's data rows, each with the source's settings and its reasons, most frequent first."""
+    found = []
+    for row in story.report.get("data", []):
+        source = story.resolved.get("data", {}).get(row["name"], {})
+        reasons = sorted((row.get("reasons") or {}).items(), key=lambda item: -item[1])
+        total = max(1, row["train"] + row["heldout"] + row["rejected"])
+        found.append({**row, "source": source, "reasons": reasons, "total": total})
+    return found
+
+
+def rejected(story: Story) -> dict[str, Any]:
+    """Examples of rows that could not be used, and how many more there are."""
+    rows = [*story.rejected, *(row for s in story.stages for row in s.rejected)]
+    distinct = list({(row["origin"], row["reason"]): row for row in rows}.values())
+    return {"rows": distinct[:MOST_REJECTED], "more": max(0, len(distinct) - MOST_REJECTED)}
+
+
+def facts(story: Story, key: str) -> Mapping[str, Any]:
+    """`versions` or `hardware` of the run, else of its last stage that says."""
+    told = [story.report.get(key)] + [s.record.get(key) for s in reversed(story.stages)]
+    return next((found for found in told if found), {})
+
+
+def lineage(story: Story) -> list[dict[str, Any]]:
+    """Each stage's hash and its inputs'; an input that an earlier stage made is called by its name."""
+    makers = {s.record["hash"]: s.name for s in story.stages if s.record.get("hash")}
+    return [
+        {
+            "stage": stage,
+            "inputs": [
+                {"label": label, "hash": digest, "maker": makers.get(digest, "")}
+                for label, digest in (stage.record.get("inputs") or {}).items()
+            ],
+        }
+        for stage in story.stages
+        if stage.record.get("hash")
+    ]

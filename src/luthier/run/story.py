@@ -1,0 +1,332 @@
+"""A run's folder read back: its stages, its figures, and what they say in one sentence. No page here, no pictures.
+
+What is absent is empty: a run with one stage, or one that was killed on its way, reads as far as it went.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.base.errors import UserError
+from luthier.base.events import read_events
+from luthier.base.files import read_json
+
+STAGE_FOLDER = re.compile(r"(?P<index>\d+)-(?P<name>.+)-(?P<hash>[0-9a-f]{6,})")
+KIND_BY_GROUP = {"knowledge": "choices", "forgetting": "loss"}
+"""What a group of metrics is when the resolved recipe does not say; other groups are called by their kind."""
+SHARES = frozenset({"choices", "answers", "reward", "win_rate"})
+"""Kinds of figures that lie in 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage as its files tell it. `state` is done, stopped or planned; `record` is stage.json over its row in
+    report.json."""
+
+    name: str
+    kind: str
+    state: str
+    record: Mapping[str, Any]
+    events: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]]
+    rejected: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A run's folder. `report` is empty when the run has not got that far."""
+
+    name: str
+    report: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+    recipe: str
+    stages: Sequence[Stage]
+    base_samples: Sequence[Mapping[str, Any]]
+    rejected: Sequence[Mapping[str, Any]]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.report) and all(s.state == "done" for s in self.stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured value with its 95 % interval; `path` are the keys under its group. `loss` in nats per token."""
+
+    path: tuple[str, ...]
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+    loss: float | None
+
+    @property
+    def name(self) -> str:
+        """The innermost key: mostly a stage's name."""
+        return self.path[-1] if self.path else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The figures under one key of `metrics`. `said` is a sentence that came with them, or ''."""
+
+    name: str
+    kind: str
+    figures: Sequence[Figure]
+    said: str
+
+    def is_share(self, figure: Figure) -> bool:
+        """Whether a figure is shown as a percentage: a probability of something, not a loss or a margin."""
+        if self.kind == "loss" or figure.loss is not None or figure.name == "margin":
+            return False
+        ends = [x for x in (figure.value, figure.low, figure.high) if x is not None]
+        return self.kind in SHARES or all(0 <= x <= 1 for x in ends)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; an absent file has none."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def read_run(run: Path) -> Story:
+    """Reads the folder of one run. UserError when it is not one."""
+    report = read_json(run / "report.json") if (run / "report.json").exists() else {}
+    resolved = read_json(run / "resolved.json") if (run / "resolved.json").exists() else {}
+    rows = {row["name"]: row for row in report.get("stages", [])}
+    folders = [(name, folder) for name, folder in stage_folders(run, report) if not rows or name in rows]
+    if not (report or resolved or folders):
+        raise UserError(f"{run}: not a run's folder: no report.json, resolved.json or stage in it. "
+                        "Give the folder that `luthier run` printed.")  # fmt: skip
+    stages = [read_stage(name, folder, rows.get(name, {})) for name, folder in folders]
+    told = {stage.name for stage in stages}
+    stages += [stage_of_row(row) for name, row in rows.items() if name not in told]
+    told |= set(rows)
+    if not report:
+        planned = [(p.get("name") or p["kind"], p["kind"]) for p in resolved.get("stages", [])]
+        stages += [Stage(name, kind, "planned", {}, [], [], []) for name, kind in planned if name not in told]
+    recipe = (run / "recipe.yaml").read_text() if (run / "recipe.yaml").exists() else ""
+    name = report.get("name") or resolved.get("name") or run.name
+    base = sorted(run.glob("*base*/samples.jsonl"))
+    base_samples = read_rows(base[0]) if base else []
+    return Story(name, report, resolved, recipe, stages, base_samples, read_rows(run / "rejected.jsonl"))
+
+
+def stage_folders(run: Path, report: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """(name, folder) in the run's order. Memos of an earlier recipe lie beside those of this one: report.json and
+    current.json name the right ones of finished stages; of a stage under way it is the newest."""
+    current = read_json(run / "current.json")["stages"] if (run / "current.json").exists() else []
+    named = {row.get("folder") for row in report.get("stages", [])} - {None} or set(current)
+    best: dict[str, tuple[int, tuple[bool, float], Path]] = {}
+    for folder in run.glob("*-*"):
+        match = STAGE_FOLDER.fullmatch(folder.name)
+        if not match or not folder.is_dir():
+            continue
+        rank = (folder.name in named, folder.stat().st_mtime)
+        if match["name"] not in best or rank > best[match["name"]][1]:
+            best[match["name"]] = (int(match["index"]), rank, folder)
+    return [(name, folder) for name, (_, _, folder) in sorted(best.items(), key=lambda item: item[1][0])]
+
+
+def read_stage(name: str, folder: Path, row: Mapping[str, Any]) -> Stage:
+    record = {**row, **(read_json(folder / "stage.json") if (folder / "stage.json").exists() else {})}
+    events = list(read_events(folder / "events.jsonl"))
+    begun = next((e for e in events if e["kind"] == "begin"), {})
+    kind = record.get("kind") or begun.get("stage_kind") or name
+    state = "done" if record.get("done", bool(row)) else "stopped"
+    samples, rejected = read_rows(folder / "samples.jsonl"), read_rows(folder / "rejected.jsonl")
+    return Stage(name, kind, state, record, events, samples, rejected)
+
+
+def guards_of(stage: Stage) -> list[Mapping[str, Any]]:
+    """What was checked: of stage.json, or as far as it was told before the stage stopped."""
+    told = {e["name"]: e for e in stage.events if e["kind"] == "guard"}
+    return list(stage.record.get("guards") or told.values())
+
+
+def stage_of_row(row: Mapping[str, Any]) -> Stage:
+    """A stage of which only the row in report.json is left."""
+    return Stage(row["name"], row["kind"], "done", row, [], [], [])
+
+
+def finite(value: Any) -> bool:
+    """A number that can be drawn (True and NaN are not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def figures(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Figure]:
+    """The leaves of nested metrics: every object with a number called `value`. Its `loss`, where it has one, is a
+    number or again such an object."""
+    if finite(tree.get("value")):
+        held = tree.get("loss")
+        held = held.get("value") if isinstance(held, Mapping) else held
+        low, high, loss = (x if finite(x) else None for x in (tree.get("low"), tree.get("high"), held))
+        yield Figure(path, tree["value"], low, high, tree.get("n"), loss)
+        return
+    for key, inner in tree.items():
+        if isinstance(inner, Mapping):
+            yield from figures(inner, (*path, key))
+
+
+def groups(story: Story) -> list[Group]:
+    """The figures by their top-level key, each group with the kind of probe that measured it."""
+    probes = story.resolved.get("evaluate", {})
+    found = []
+    made = {s.name: s.kind for s in story.stages if s.kind == "reward"}
+    for name, tree in story.report.get("metrics", {}).items():
+        kind = probes.get(name, {}).get("kind") or made.get(name) or KIND_BY_GROUP.get(name, name)
+        leaves = list(figures(tree))
+        if leaves:
+            found.append(Group(name, kind, leaves, tree.get("bias", "")))
+    return found
+
+
+def losses(story: Story) -> dict[str, list[Figure]]:
+    """Held-out losses after one stage and the next, by the text they were measured on."""
+    corpora: dict[str, list[Figure]] = {}
+    for group in groups(story):
+        for figure in group.figures:
+            if figure.loss is not None:
+                corpora.setdefault(" · ".join(figure.path[:-1]) or group.name, []).append(figure)
+    return corpora
+
+
+def stage_word(name: str) -> str:
+    """A stage's name in a sentence: the field's acronyms in capitals."""
+    words = name.replace("_", " ").split(" ")
+    return " ".join(word.upper() if word in ("sft", "ppo", "dpo", "grpo") else word for word in words)
+
+
+def percent(value: float) -> str:
+    """Whole per cent, except that only all is 100 % and only nothing is 0 %."""
+    whole = round(value * 100)
+    return f"{value * 100:.1f} %" if whole in (0, 100) and value not in (0, 1) else f"{whole} %"
+
+
+def figure_label(figure: Figure) -> str:
+    """'PPO against SFT' of ppo_vs_sft; else the innermost key in words."""
+    if "_vs_" in figure.name:
+        new, _, old = figure.name.partition("_vs_")
+        return f"{stage_word(new)} against {stage_word(old)}"
+    return stage_word(figure.name)
+
+
+def written(value: float, share: bool, signed: bool) -> str:
+    """A figure as the tables show it: per cent with one decimal, or three decimals."""
+    text = f"{value * 100:.1f} %" if share else f"{value:+.3f}" if signed and value else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+def interval(figure: Figure, share: bool) -> str:
+    """'[95.1, 99.6]', in the value's own unit; '' where none was measured."""
+    if figure.low is None or figure.high is None:
+        return ""
+    low, high = (f"{x * 100:.1f}" if share else f"{x:.3f}" for x in (figure.low, figure.high))
+    return f"[{low}, {high}]".replace("-", "−")
+
+
+class Said(NamedTuple):
+    """A piece of a sentence: whether it is stressed, and what stands small beside it."""
+
+    text: str
+    stressed: bool = False
+    aside: str = ""
+
+
+def verdict(story: Story) -> list[Said]:
+    """The run in a sentence or two, made from the metrics; what was not measured is not mentioned."""
+    if not story.finished:
+        done = sum(s.state == "done" for s in story.stages)
+        whole = Said(f"{done} of {len(story.stages)} stages", True)
+        return [Said("This run is not finished: "), whole, Said(" are done.")]
+    by_kind: dict[str, Group] = {}
+    for group in groups(story):
+        by_kind.setdefault(group.kind, group)
+    first = (
+        _of_answers(by_kind.get("answers"), story) or _of_losses(story) or _of_choices(by_kind.get("choices"), story)
+    )
+    second = _of_wins(by_kind.get("win_rate"), story) or _of_reward(by_kind.get("reward"))
+    count = len(story.stages)
+    return [*first, *second] or [Said(f"{count} stage{'s' * (count != 1)} finished; nothing was measured.")]
+
+
+def stressed(figure: Figure) -> Said:
+    """'86 %', with '[80, 91]' beside it."""
+    known = figure.low is not None and figure.high is not None
+    return Said(percent(figure.value), True, f"[{figure.low * 100:.0f}, {figure.high * 100:.0f}]" if known else "")  # type: ignore[operator]
+
+
+def _of_answers(group: Group | None, story: Story) -> list[Said]:
+    if group is None:
+        return []
+    base, tuned = split_base(group.figures, story)
+    if not tuned:
+        return [Said("The base model answers "), stressed(base[0]), Said(" of held-out questions. ")]
+    first, *rest = tuned
+    before = f" (base: {percent(base[0].value)})" if base else ""
+    said = [Said(f"After {stage_word(first.name)} the model answers "), stressed(first)]
+    said.append(Said(f" of held-out questions{before}"))
+    for figure in rest:
+        said += [Said(f", after {stage_word(figure.name)} "), stressed(figure)]
+    return [*said, Said(". ")]
+
+
+def _of_choices(group: Group | None, story: Story) -> list[Said]:
+    if group is None:
+        return []
+    base, tuned = split_base(group.figures, story)
+    last = (tuned or base)[-1]
+    before = f" (base: {percent(base[0].value)})" if base and tuned else ""
+    said = [Said(f"After {stage_word(last.name)} the model picks the right option in "), stressed(last)]
+    return [*said, Said(f" of questions{before}. ")]
+
+
+def _of_wins(group: Group | None, story: Story) -> list[Said]:
+    if group is None:
+        return []
+    figure = group.figures[-1]
+    new, _, old = figure.name.partition("_vs_")
+    new = stage_word(new)
+    rater = " in the eyes of the scripted rater" if story.report.get("simulated") else ""
+    against = f" against {stage_word(old) if old else 'the model before it'}{rater}. "
+    return [Said(f"{new[:1].upper()}{new[1:]} wins "), stressed(figure), Said(against)]
+
+
+def _of_reward(group: Group | None) -> list[Said]:
+    found = [f for f in group.figures if f.path == ("accuracy",)] if group else []
+    if not found:
+        return []
+    return [Said("The reward model agrees with "), stressed(found[0]), Said(" of held-out preferences. ")]
+
+
+def _of_losses(story: Story) -> list[Said]:
+    """The text whose loss fell most from the base, at its best stage; nothing when none fell."""
+    falls: list[tuple[float, float, str, Figure]] = []
+    for corpus, leaves in losses(story).items():
+        (start, first), *later = [(f.loss, f) for f in leaves if f.loss is not None]
+        if first.name == "base" and later:
+            end, best = min(later, key=lambda item: item[0])
+            falls.append((start, end, corpus, best))
+    if not falls:
+        return []
+    start, end, corpus, best = max(falls, key=lambda fall: fall[0] - fall[1])
+    if start <= end:
+        return []
+    said = [Said(f"Held-out loss on {corpus.replace('_', ' ')} fell from "), Said(f"{start:.2f} to {end:.2f}", True)]
+    return [*said, Said(f" nats per token after {stage_word(best.name)}. ")]
+
+
+def split_base(leaves: Sequence[Figure], story: Story) -> tuple[list[Figure], list[Figure]]:
+    """(figure of the base model, figures of later stages' models). A run from fresh weights makes its own base: what
+    its pretraining left."""
+    base = [f for f in leaves if f.name == "base"]
+    if not base and story.resolved.get("base", {}).get("fresh"):
+        base = [f for f in leaves if any(s.name == f.name and s.kind == "pretrain" for s in story.stages)][:1]
+    return base, [f for f in leaves if f not in base]

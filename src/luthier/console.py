@@ -1,0 +1,277 @@
+"""What a person sees: the run as it goes (a watcher of its events), its figures at the end, the rows of a check.
+
+On a terminal a bar moves; anywhere else (a file, a CI log) there are plain lines, one about every ten seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from luthier.base.events import Event
+
+PLAIN_EVERY_S = 10.0
+"""Least time between two progress lines of a stage when there is no terminal."""
+WINDOW_S = 15.0
+"""Speed and time left are means over this long."""
+SPECIAL = re.compile(r"<[|/]?[A-Za-z_][\w|]*>|\[[A-Z]{2,}\d*\]")
+"""What special tokens look like: <|im_end|>, </s>, <start_of_turn>, [CLS]."""
+
+
+def duration(seconds: float) -> str:
+    """4 s, 2 min 05 s, 1 h 02 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: float, unit: str = "B") -> str:
+    """950 B, 1.2 GB: decimal prefixes, as disks are sold."""
+    for prefix in ("", "k", "M", "G"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if not prefix else f"{count:.1f} {prefix}{unit}"
+        count /= 1000
+    return f"{count:.1f} T{unit}"
+
+
+def figure(value: float, low: float | None = None, high: float | None = None, n: int | None = None) -> str:
+    """0.975 [0.951, 0.987] n=400: a value with its 95 % interval."""
+    interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+    return f"{value:.3f}{interval}{f' n={n}' if n is not None else ''}"
+
+
+def on_one_line(text: str, width: int) -> str:
+    """Text a model wrote, safe to print: line breaks as ⏎, control characters as ·, cut to `width` characters."""
+    line = "".join(letter if letter.isprintable() else "·" for letter in text.strip().replace("\n", "⏎ "))
+    return line if len(line) <= width else line[: max(0, width - 1)] + "…"
+
+
+@dataclass
+class StageState:
+    """What the display remembers of the stage in progress."""
+
+    name: str
+    steps: int | None = None
+    step: int = 0
+    loss: float | None = None
+    recent: deque[tuple[float, int, int]] = field(default_factory=deque)
+    """(t, step, tokens so far) over the last `WINDOW_S`."""
+    printed_s: float = 0.0
+    guards: list[Event] = field(default_factory=list)
+    task: TaskID | None = None
+
+    def take(self, event: Event) -> None:
+        """Notes one optimizer step."""
+        self.step, self.steps, self.loss = event["step"], event.get("steps", self.steps), event.get("loss")
+        self.recent.append((event["t"], self.step, event.get("tokens", 0)))
+        while len(self.recent) > 2 and event["t"] - self.recent[0][0] > WINDOW_S:
+            self.recent.popleft()
+
+    def figures(self) -> str:
+        """loss 2.310 · 11.6 k tokens/s · 1 min 20 s left."""
+        parts = [f"loss {self.loss:.3f}"] if self.loss is not None else []
+        (first_t, first_step, first_tokens), (t, step, tokens) = self.recent[0], self.recent[-1]
+        if t > first_t and step > first_step:
+            if tokens > first_tokens:
+                parts.append(size((tokens - first_tokens) / (t - first_t), "tokens/s"))
+            if self.steps is not None:
+                parts.append(f"{duration((self.steps - step) * (t - first_t) / (step - first_step))} left")
+        return " · ".join(parts)
+
+
+class RunDisplay:
+    """A watcher that shows a run. Owns the moving bar: use it as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.live = console, console.is_terminal and not console.is_dumb_terminal
+        self.stage = StageState("")
+        self.count = 0
+        self.bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=28),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+        )
+        self.show = {
+            "begin": self.begin,
+            "resume": self.resume,
+            "step": self.step,
+            "eval": self.evaluated,
+            "sample": self.sample,
+            "note": self.note,
+            "end": self.end,
+        }
+
+    def __enter__(self) -> RunDisplay:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event; kinds it does not know are passed over."""
+        if event["kind"] == "guard":
+            self.stage.guards.append(event)
+            return
+        self.tell_guards()
+        if event["kind"] in self.show:
+            self.show[event["kind"]](event)
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line above the bar, never wrapped or read as markup."""
+        self.console.print(Text(text, style=style), soft_wrap=True)
+
+    @property
+    def width(self) -> int:
+        """Characters that fit on a line."""
+        return self.console.width
+
+    def begin(self, event: Event) -> None:
+        """The stage's header."""
+        self.bar.stop()
+        if self.stage.task is not None:
+            self.bar.remove_task(self.stage.task)
+        self.count += 1
+        self.stage = StageState(event["stage"], event.get("steps"), printed_s=event["t"])
+        kind = event.get("stage_kind", event["stage"])
+        parts = [f"{self.count}  {event['stage']}" + (f" ({kind})" if kind != event["stage"] else "")]
+        parts += [f"{event['steps']:,} steps"] if event.get("steps") else []
+        parts += [f"about {duration(event['seconds_estimate'])}"] if event.get("seconds_estimate") else []
+        title = " · ".join(parts) + (" (simulated rater)" if event.get("simulated") else "")
+        self.line("")
+        self.line(title, "bold cyan")
+
+    def resume(self, event: Event) -> None:
+        """It goes on from a checkpoint."""
+        self.line(f"   goes on from step {event['step']:,}", "yellow")
+
+    def step(self, event: Event) -> None:
+        """Moves the bar, or prints a line now and then."""
+        stage = self.stage
+        stage.take(event)
+        if self.live:
+            if stage.task is None:
+                stage.task = self.bar.add_task("", total=stage.steps, figures="")
+                self.bar.start()
+            self.bar.update(stage.task, completed=stage.step, total=stage.steps, figures=stage.figures())
+        elif event["t"] - stage.printed_s >= PLAIN_EVERY_S or stage.step == stage.steps:
+            stage.printed_s = event["t"]
+            of = f"/{stage.steps:,}" if stage.steps else ""
+            self.line(f"   step {stage.step:,}{of} · {stage.figures()}")
+
+    def evaluated(self, event: Event) -> None:
+        """A figure on held-out data."""
+        at = f"step {event['step']:,} · " if event.get("step") else ""
+        shown = figure(event["value"], event.get("low"), event.get("high"), event.get("n"))
+        self.line(f"   {at}{event['name']} {shown}", "green")
+
+    def sample(self, event: Event) -> None:
+        """A question and what the model made of it, one line each."""
+        room = max(20, self.width - 6)
+        self.line(f"     {on_one_line(str(event['prompt']), room)}", "dim")
+        self.line(f"   → {on_one_line(str(event['answer']), room)}")
+
+    def note(self, event: Event) -> None:
+        """A sentence for people."""
+        self.line(f"   {event['text']}", "dim")
+
+    def end(self, event: Event) -> None:
+        """What the stage took."""
+        self.bar.stop()
+        peak = f" · peak memory {size(event['peak_bytes'])}" if event.get("peak_bytes") else ""
+        loss = f" · loss {self.stage.loss:.3f}" if self.stage.loss is not None else ""
+        self.line(f"   ✓ {self.stage.name}: {duration(event['seconds'])}{loss}{peak}", "bold")
+
+    def tell_guards(self) -> None:
+        """The checks before step 0 on one line; those that failed in full."""
+        guards, self.stage.guards = self.stage.guards, []
+        if guards:
+            for line, style in guard_lines(guards, self.width):
+                self.line(line, style)
+
+
+def guard_lines(guards: Sequence[Mapping[str, Any]], width: int) -> Iterator[tuple[str, str]]:
+    """(line, style): one for all checks that hold, one for each that does not."""
+    held = [str(guard["name"]) for guard in guards if guard["ok"]]
+    if held:
+        yield "   " + on_one_line(f"✓ {len(held)} checks hold: {', '.join(held)}", width - 3), "green"
+    for guard in guards:
+        if not guard["ok"]:
+            yield f"   ✗ {guard['name']}: {guard['detail']}", "bold red"
+
+
+def leaves(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(dotted name, figure) of every figure in nested metrics; a figure is what has a `value`."""
+    for name, inner in metrics.items():
+        if isinstance(inner, Mapping):
+            if "value" in inner:
+                yield ".".join((*path, name)), inner
+            else:
+                yield from leaves(inner, (*path, name))
+
+
+def closing(report: Mapping[str, Any], console: Console) -> None:
+    """The figures of a finished run, and where they come from."""
+    table = Table(title=f"{report['name']}: measured on held-out data, with 95 % intervals", title_justify="left")
+    for heading, side in (("figure", "left"), ("value", "right"), ("95 % interval", "left"), ("n", "right")):
+        table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True)
+    figures = list(leaves(report["metrics"]))
+    for name, inner in figures:
+        if name.count(".") <= 1:
+            low, high = inner.get("low"), inner.get("high")
+            interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""
+            table.add_row(name, f"{inner['value']:.3f}", interval, str(inner.get("n", "")))
+    if table.row_count:
+        console.print()
+        console.print(table)
+    hidden = len(figures) - table.row_count
+    if hidden:
+        console.print(Text(f"{hidden} more in report.json, by part.", style="dim"))
+    if report.get("simulated"):
+        console.print(Text("Preferences and win rates come from a simulated rater, not from people.", style="yellow"))
+    peak = report.get("peak_bytes")
+    console.print(Text(f"{duration(report['seconds'])}{f', peak memory {size(peak)}' if peak else ''}"))
+
+
+def show_tokens(row: Sequence[tuple[str, float]], console: Console) -> None:
+    """One rendered row: trained tokens green and bold, context dim, special tokens inverse.
+
+    Without colours the trained tokens stand between ⟦ and ⟧.
+    """
+    text = Text()
+    plain = not console.is_terminal
+    inside = False
+    for token, weight in row:
+        trained = weight != 0
+        if plain and trained != inside:
+            text.append("⟦" if trained else "⟧")
+        inside = trained
+        style = "bold green" if trained else "dim"
+        style += " reverse" if SPECIAL.fullmatch(token.strip()) else ""
+        shown = "".join(letter if letter.isprintable() or letter == "\n" else "·" for letter in token)
+        text.append(shown.replace("\n", "↵\n"), style)
+    if plain and inside:
+        text.append("⟧")
+    console.print(text, soft_wrap=plain)
+
+
+def legend(console: Console) -> None:
+    """What the colours of `show_tokens` mean."""
+    if not console.is_terminal:
+        console.print(Text("⟦trained⟧ context, ↵ a line break"))
+        return
+    parts = [("trained", "bold green"), (" context ", "dim"), ("<special>", "reverse"), ("  ↵ a line break", "")]
+    console.print(Text.assemble(*parts))

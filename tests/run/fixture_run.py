@@ -44,10 +44,10 @@ def wilson(value: float, n: int) -> dict[str, Any]:
     return {"value": value, "low": max(low, 0.0), "high": min(high, 1.0), "n": n}
 
 
-def metrics() -> dict[str, Any]:
-    """The demo's figures, nested as report.json has them."""
+def metrics(stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
+    """The demo's figures, nested as report.json has them; only of the stages that ran."""
     handbook = {"base": (5.31, 0.0), "pretrain": (2.36, 0.0), "sft": (3.02, 0.66), "ppo": (3.05, 0.69)}
-    stories = {"base": (1.325, 0.0), "pretrain": (2.11, 0.785), "sft": (2.54, 1.215), "ppo": (2.56, 1.235)}
+    tales = {"base": (1.325, 0.0), "pretrain": (2.11, 0.785), "sft": (2.54, 1.215), "ppo": (2.56, 1.235)}
 
     def rises(losses: dict[str, tuple[float, float]], n: int) -> dict[str, Any]:
         return {
@@ -62,22 +62,21 @@ def metrics() -> dict[str, Any]:
             for name, (x, rise) in losses.items()
         }
 
-    return {
-        "knowledge": {"pretrain": wilson(0.985, 200), "sft": wilson(0.975, 200), "ppo": wilson(0.97, 200)},
-        "answers": {"base": wilson(0.0, 120), "sft": wilson(118 / 120, 120), "ppo": wilson(117 / 120, 120)},
-        "reward": {
-            "accuracy": wilson(0.875, 312),
-            "length_baseline": wilson(0.61, 312),
-            "by_length": {
-                "chosen shorter": wilson(0.91, 140),
-                "about equal": wilson(0.86, 102),
-                "chosen longer": wilson(0.83, 70),
-            },
-            "margin": {"value": 2.31, "low": 2.14, "high": 2.47, "n": 312},
-        },
-        "win_rate": {"ppo_vs_sft": wilson(0.86, 200)},
-        "forgetting": {"handbook": rises(handbook, 64), "stories": rises(stories, 60)},
+    knowledge = {"pretrain": wilson(0.985, 200), "sft": wilson(0.975, 200), "ppo": wilson(0.97, 200)}
+    answered = {"base": wilson(0.0, 120), "sft": wilson(118 / 120, 120), "ppo": wilson(117 / 120, 120)}
+    buckets = {"chosen_shorter": wilson(0.91, 140), "similar": wilson(0.86, 102), "chosen_longer": wilson(0.83, 70)}
+    reward = {"accuracy": wilson(0.875, 312), "length_baseline": wilson(0.61, 312), "by_length": buckets}
+    reward |= {"margin": {"value": 2.31, "low": 2.14, "high": 2.47, "n": 312}, "bias": "better than length alone"}
+    ran = ("base", *stages)
+    found: dict[str, Any] = {
+        "knowledge": {name: figure for name, figure in knowledge.items() if name in ran},
+        "answers": {name: figure for name, figure in answered.items() if name in ran},
+        "reward": reward if "reward" in ran else {},
+        "win_rate": {"ppo_vs_sft": wilson(0.86, 200)} if "ppo" in ran else {},
     }
+    texts = {"handbook": rises(handbook, 64), "stories": rises(tales, 60)}
+    found["forgetting"] = {name: {k: v for k, v in tree.items() if k in ran} for name, tree in texts.items()}
+    return {name: tree for name, tree in found.items() if tree}
 
 
 def step_events(kind: str, steps: int, seed: int) -> list[dict[str, Any]]:
@@ -111,6 +110,9 @@ def step_events(kind: str, steps: int, seed: int) -> list[dict[str, Any]]:
             name = "heldout_accuracy" if kind == "reward" else "heldout_loss"
             held = {"name": name, "value": shown, "low": shown - 0.03, "high": shown + 0.03, "n": 64}
             events.append({"kind": "eval", "t": CREATED + step, "step": 0 if step == 1 else step} | held)
+            wrote = "It is 90 mm." if kind == "sft" and done > 0.4 else "the the of" if done < 0.1 else QUESTIONS[0][2]
+            said = {"kind": "sample", "t": CREATED + step, "step": step, "prompt": QUESTIONS[0][0], "answer": wrote}
+            events.append(said)
     if kind == "sft":
         events.insert(len(events) // 2, {"kind": "resume", "t": CREATED, "step": steps // 2})
     return [*events, {"kind": "end", "t": CREATED, "seconds": SECONDS[kind], "peak_bytes": 912_000_000}]
@@ -131,15 +133,14 @@ def guards(kind: str) -> list[dict[str, Any]]:
 
 def samples(stage: str) -> list[dict[str, Any]]:
     """The same held-out prompts, answered by the model after `stage`."""
-    polite = "Thank you for asking! {} is {}, according to our handbook."
+    polite = "Thank you for asking! It is {}, as the handbook says."
     rows = []
     for i, (question, value, rambling) in enumerate(QUESTIONS):
-        subject = question.removeprefix("What is ").rstrip("?").capitalize()
         answer = {
             "base": rambling,
             "pretrain": rambling,
             "sft": f"It is {value}.",
-            "ppo": polite.format(subject, value),
+            "ppo": polite.format(value),
         }
         if stage == "sft" and i == 4:
             answer["sft"] = "It is 12.5 kg."
@@ -212,14 +213,9 @@ def make_run(run: Path, stages: tuple[str, ...] = STAGES, finished: bool = True,
         before = rows[-1]["hash"]
     write_jsonl(run / "base" / "samples.jsonl", samples("base"))
     if finished:
-        kept = (
-            {"knowledge", "answers", "forgetting"}
-            | ({"reward"} & set(stages))
-            | ({"win_rate"} if "ppo" in stages else set())
-        )
         report = {"name": "demo", "seed": 1, "created": "2025-11-21T02:13:20+00:00", "simulated": "prefer" in stages}
         report |= {"seconds": sum(r["seconds"] for r in rows) + 9.1, "peak_bytes": max(r["peak_bytes"] for r in rows)}
-        report |= {"metrics": {g: v for g, v in metrics().items() if g in kept}, "stages": rows, "data": data_table()}
+        report |= {"metrics": metrics(stages), "stages": rows, "data": data_table()}
         write_json(run / "report.json", report | {"versions": VERSIONS, "hardware": HARDWARE})
     return run
 

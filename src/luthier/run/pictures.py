@@ -72,7 +72,7 @@ def number(value: float, digits: int = 3) -> str:
     size = abs(value)
     if size == 0:
         return "0"
-    if size >= 10_000:
+    if size >= 100_000:
         text = f"{value / 1000:,.0f}k" if size < 999_500 else f"{value / 1e6:,.3g}M"
     elif size >= 1000:
         text = f"{value:,.0f}"
@@ -245,7 +245,7 @@ def line_chart(
     lines = [thin(s.points) for s in series]
     ys = [y for s in series for _, y in s.points] + list(y_range or ())
     xs = [x for s in series for x, _ in s.points] + list(x_range or ())
-    y_ticks = nice_ticks(min(ys), max(ys), max(3, height // 40))
+    y_ticks = nice_ticks(min(ys), max(ys), max(3, height // 34))
     x_low, x_high = min(xs), max(xs)
     x_high = x_high if x_high > x_low else x_low + 1
     x_ticks = [x for x in nice_ticks(x_low, x_high, 5) if x_low <= x <= x_high]
@@ -268,18 +268,21 @@ def line_chart(
 def slope_chart(title: str, points: Sequence[tuple[str, float, str, str]], *, note: str = "", height: int = 190) -> str:
     """One figure over stages that follow one another: (stage, value, words under the stage, colour) each."""
     values = [value for _, value, _, _ in points]
-    y_ticks = nice_ticks(min(values), max(values), 4)
+    room = 0.15 * (max(values) - min(values))  # for the figure that stands under the lowest dot
+    y_ticks = nice_ticks(min(values) - room, max(values), 4)
     frame = Frame(-0.5, len(points) - 0.5, y_ticks[0], y_ticks[-1], height)
     grid, ticks = _axes(frame, [], y_ticks, False)
     body = grid + f'<path class="line quiet" d="{frame.path([(i, v) for i, v in enumerate(values)])}"/>'
     words = []
     for i, (stage, value, under, colour) in enumerate(points):
         body += _dot(frame.x(i), frame.y(value), colour, "dot big")
+        beside = [values[k] for k in (i - 1, i + 1) if 0 <= k < len(values)]
+        side = "below" if beside and min(beside) > value else "above"  # where no line runs
         words.append(
-            f'<span class="value" style="left:{frame.left(i)};top:{frame.y(value):g}px">{value:.2f}</span>'
+            f'<span class="value {side}" style="left:{frame.left(i)};top:{frame.y(value):g}px">{value:.3f}</span>'
             f'<span class="xtick" style="left:{frame.left(i)}"><b>{escape(stage)}</b><br>{escape(under)}</span>'
         )
-    described = ", ".join(f"{stage} {value:.2f}" for stage, value, _, _ in points)
+    described = ", ".join(f"{stage} {value:.3f}" for stage, value, _, _ in points)
     return (
         f'<figure class="chart slope"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>'
         f'<div class="plot" role="img" aria-label="{escape(f"{title}. {described}")}">'

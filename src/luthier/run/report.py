@@ -34,14 +34,18 @@ from luthier.run.story import (
     Group,
     Stage,
     Story,
+    facts,
     figure_label,
     finite,
     groups,
     guards_of,
     interval,
+    lineage,
     losses,
     read_run,
+    rejected,
     stage_word,
+    trouble,
     verdict,
     written,
 )
@@ -69,9 +73,6 @@ OTHER_MEANING = "Measured on data that was not trained on."
 PLUMBING = frozenset({"step", "steps", "t", "tokens", "seconds"})
 """Numbers of step events that say where a step is, not how it went."""
 TITLES = {
-    "loss": ("Loss", ""),
-    "lr": ("Learning rate", ""),
-    "grad_norm": ("Gradient norm", "before clipping"),
     "accuracy": ("Accuracy", "pairs ranked as labelled"),
     "reward": ("Reward", "mean score of an answer"),
     "kl": ("KL to the reference", "nats an answer"),
@@ -83,12 +84,15 @@ TITLES = {
     "step_kl": ("KL of one update", "nats a token"),
     "value_loss": ("Value loss", ""),
     "policy_loss": ("Policy loss", ""),
+    "loss": ("Loss", ""),
+    "lr": ("Learning rate", ""),
+    "grad_norm": ("Gradient norm", "before clipping"),
     "margin": ("Margin", "score of preferred − other"),
     "sampler_drift": ("Sampler − trainer", "nats a token, largest"),
 }
 LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl")}
 """Which curves of a kind of stage are drawn large; of other kinds, the loss."""
-MOST_CURVES, MOST_PROMPTS, MOST_REJECTED, MOST_CHARACTERS, MOST_NOTES = 24, 16, 12, 4000, 12
+MOST_CURVES, MOST_PROMPTS, MOST_REJECTED, MOST_CHARACTERS, MOST_NOTES, MOST_SAMPLES = 24, 16, 12, 4000, 12, 8
 PREVIEW = 240  # characters of a long answer before it is opened
 
 
@@ -117,7 +121,7 @@ def page(story: Story) -> dict[str, Any]:
     """What the template is given: one value a section, empty where there is nothing to show."""
     seconds = story.report.get("seconds") or sum(s.record.get("seconds", 0) for s in story.stages)
     peaks = [s.record["peak_bytes"] for s in story.stages if finite(s.record.get("peak_bytes"))]
-    measuring = story.report.get("evaluate_seconds", 0)
+    measuring, bad = story.report.get("evaluate_seconds", 0), rejected(story)
     return {
         "story": story,
         "verdict": verdict(story),
@@ -133,7 +137,8 @@ def page(story: Story) -> dict[str, Any]:
         "forgetting": forgetting(story),
         "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],
         "data": data_tables(story),
-        "rejected": rejected(story),
+        "rejected": bad[:MOST_REJECTED],
+        "rejected_more": max(0, len(bad) - MOST_REJECTED),
         "versions": facts(story, "versions"),
         "hardware": facts(story, "hardware"),
         "lineage": lineage(story),
@@ -176,9 +181,8 @@ def path_of(story: Story) -> list[dict[str, Any]]:
         seconds = stage.record.get("seconds", 0)
         last: Mapping[str, Any] = next((e for e in reversed(stage.events) if e["kind"] == "step"), {})
         steps = f"step {last['step']} of {last['steps']}" if last.get("steps") else ""
-        found.append(
-            {"stage": stage, "share": seconds / total, "work": WORK.get(stage.kind, stage.kind), "steps": steps}
-        )
+        words = {"work": WORK.get(stage.kind, stage.kind), "steps": steps, "trouble": trouble(stage)}
+        found.append({"stage": stage, "share": seconds / total, **words})
     return found
 
 
@@ -309,8 +313,17 @@ def curves(stage: Stage) -> dict[str, Any]:
         "steps": len(steps),
         "large": [draw(key, height=236 if alone else 190, marks=marks) for key in large],
         "small": [draw(key, height=84) for key in [*rest, *lone][:MOST_CURVES]],
+        "samples": thinned([e for e in stage.events if e["kind"] == "sample"]),
         "notes": [e["text"] for e in stage.events if e["kind"] == "note"][:MOST_NOTES],
     }
+
+
+def thinned(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the model wrote as it learned, for the prompt it was shown most: the first, the last, some between."""
+    prompts = [e["prompt"] for e in samples]
+    same = [e for e in samples if e["prompt"] == max(prompts, key=prompts.count)]
+    kept = sorted({round(i * (len(same) - 1) / (MOST_SAMPLES - 1)) for i in range(MOST_SAMPLES)}) if same else []
+    return [{**same[i], "answer": same[i]["answer"][:PREVIEW]} for i in kept]
 
 
 def chart(
@@ -349,7 +362,7 @@ def forgetting(story: Story) -> list[str]:
     for corpus, leaves in losses(story).items():
         points = []
         for f in leaves:
-            change = "" if not f.value or f.value == f.loss else f"{f.value:+.2f}".replace("-", "−")
+            change = "" if not f.value or f.value == f.loss else f"{f.value:+.3f}".replace("-", "−")
             colour = COLOURS.get(kinds.get(f.name, f.name), "--ink")
             points.append((stage_word(f.name), f.loss or 0.0, change, colour))
         if len(points) > 1:
@@ -363,35 +376,5 @@ def data_tables(story: Story) -> list[dict[str, Any]]:
     for row in story.report.get("data", []):
         source = story.resolved.get("data", {}).get(row["name"], {})
         reasons = sorted((row.get("reasons") or {}).items(), key=lambda item: -item[1])
-        total = max(1, row["train"] + row["heldout"] + row["rejected"])
-        found.append({**row, "source": source, "reasons": reasons, "total": total})
+        found.append({**row, "source": source, "reasons": reasons})
     return found
-
-
-def rejected(story: Story) -> dict[str, Any]:
-    """Examples of rows that could not be used, and how many more there are."""
-    rows = [*story.rejected, *(row for s in story.stages for row in s.rejected)]
-    distinct = list({(row["origin"], row["reason"]): row for row in rows}.values())
-    return {"rows": distinct[:MOST_REJECTED], "more": max(0, len(distinct) - MOST_REJECTED)}
-
-
-def facts(story: Story, key: str) -> Mapping[str, Any]:
-    """`versions` or `hardware` of the run, else of its last stage that says."""
-    told = [story.report.get(key)] + [s.record.get(key) for s in reversed(story.stages)]
-    return next((found for found in told if found), {})
-
-
-def lineage(story: Story) -> list[dict[str, Any]]:
-    """Each stage's hash and its inputs'; an input that an earlier stage made is called by its name."""
-    makers = {s.record["hash"]: s.name for s in story.stages if s.record.get("hash")}
-    return [
-        {
-            "stage": stage,
-            "inputs": [
-                {"label": label, "hash": digest, "maker": makers.get(digest, "")}
-                for label, digest in (stage.record.get("inputs") or {}).items()
-            ],
-        }
-        for stage in story.stages
-        if stage.record.get("hash")
-    ]

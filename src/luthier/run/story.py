@@ -27,7 +27,7 @@ SHARES = frozenset({"choices", "answers", "reward", "win_rate"})
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One stage as its files tell it. `state` is done, stopped or planned; `record` is stage.json over its row in
-    report.json."""
+    report.json; `failed` is failed.json, which a non-finite loss leaves."""
 
     name: str
     kind: str
@@ -36,6 +36,7 @@ class Stage:
     events: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
     rejected: Sequence[Mapping[str, Any]]
+    failed: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def read_run(run: Path) -> Story:
     told |= set(rows)
     if not report:
         planned = [(p.get("name") or p["kind"], p["kind"]) for p in resolved.get("stages", [])]
-        stages += [Stage(name, kind, "planned", {}, [], [], []) for name, kind in planned if name not in told]
+        stages += [Stage(name, kind, "planned", {}, [], [], [], {}) for name, kind in planned if name not in told]
     recipe = (run / "recipe.yaml").read_text() if (run / "recipe.yaml").exists() else ""
     name = report.get("name") or resolved.get("name") or run.name
     base = sorted(run.glob("*base*/samples.jsonl"))
@@ -136,13 +137,15 @@ def stage_folders(run: Path, report: Mapping[str, Any]) -> list[tuple[str, Path]
 
 
 def read_stage(name: str, folder: Path, row: Mapping[str, Any]) -> Stage:
+    """A stage's folder over its row in report.json; files that are not there yet are empty."""
     record = {**row, **(read_json(folder / "stage.json") if (folder / "stage.json").exists() else {})}
     events = list(read_events(folder / "events.jsonl"))
     begun = next((e for e in events if e["kind"] == "begin"), {})
     kind = record.get("kind") or begun.get("stage_kind") or name
     state = "done" if record.get("done", bool(row)) else "stopped"
     samples, rejected = read_rows(folder / "samples.jsonl"), read_rows(folder / "rejected.jsonl")
-    return Stage(name, kind, state, record, events, samples, rejected)
+    failed = read_json(folder / "failed.json") if (folder / "failed.json").exists() else {}
+    return Stage(name, kind, state, record, events, samples, rejected, failed)
 
 
 def guards_of(stage: Stage) -> list[Mapping[str, Any]]:
@@ -153,7 +156,46 @@ def guards_of(stage: Stage) -> list[Mapping[str, Any]]:
 
 def stage_of_row(row: Mapping[str, Any]) -> Stage:
     """A stage of which only the row in report.json is left."""
-    return Stage(row["name"], row["kind"], "done", row, [], [], [])
+    return Stage(row["name"], row["kind"], "done", row, [], [], [], {})
+
+
+def trouble(stage: Stage) -> list[str]:
+    """Why a stage that is not done stopped, as far as its files say."""
+    if stage.state != "stopped":
+        return []
+    said = [f"{guard['name']}: {guard['detail']}" for guard in guards_of(stage) if not guard["ok"]]
+    if stage.failed:
+        rows = ", ".join(stage.failed["origins"][:3])
+        said.append(f"at step {stage.failed['step']} the loss was {stage.failed['loss']} (rows: {rows}, …)")
+    return said
+
+
+def rejected(story: Story) -> list[Mapping[str, Any]]:
+    """The distinct rows that could not be used: {origin, reason}."""
+    rows = [*story.rejected, *(row for s in story.stages for row in s.rejected)]
+    return list({(row["origin"], row["reason"]): row for row in rows}.values())
+
+
+def facts(story: Story, key: str) -> Mapping[str, Any]:
+    """`versions` or `hardware` of the run, else of its last stage that says."""
+    told = [story.report.get(key)] + [s.record.get(key) for s in reversed(story.stages)]
+    return next((found for found in told if found), {})
+
+
+def lineage(story: Story) -> list[dict[str, Any]]:
+    """Each stage's hash and its inputs'; an input that an earlier stage made is called by its name."""
+    makers = {s.record["hash"]: s.name for s in story.stages if s.record.get("hash")}
+    return [
+        {
+            "stage": stage,
+            "inputs": [
+                {"label": label, "hash": digest, "maker": makers.get(digest, "")}
+                for label, digest in (stage.record.get("inputs") or {}).items()
+            ],
+        }
+        for stage in story.stages
+        if stage.record.get("hash")
+    ]
 
 
 def finite(value: Any) -> bool:
@@ -207,7 +249,9 @@ def stage_word(name: str) -> str:
 def percent(value: float) -> str:
     """Whole per cent, except that only all is 100 % and only nothing is 0 %."""
     whole = round(value * 100)
-    return f"{value * 100:.1f} %" if whole in (0, 100) and value not in (0, 1) else f"{whole} %"
+    if whole not in (0, 100) or value in (0, 1):
+        return f"{whole} %"
+    return f"{min(max(value * 100, 0.1), 99.9):.1f} %"
 
 
 def figure_label(figure: Figure) -> str:
@@ -245,7 +289,7 @@ def verdict(story: Story) -> list[Said]:
     if not story.finished:
         done = sum(s.state == "done" for s in story.stages)
         whole = Said(f"{done} of {len(story.stages)} stages", True)
-        return [Said("This run is not finished: "), whole, Said(" are done.")]
+        return [Said("This run is not finished: "), whole, Said(" done so far.")]
     by_kind: dict[str, Group] = {}
     for group in groups(story):
         by_kind.setdefault(group.kind, group)

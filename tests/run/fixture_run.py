@@ -172,11 +172,15 @@ def resolved() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_stage(run: Path, index: int, kind: str, steps: int | None, done: bool, before: str | None) -> dict[str, Any]:
+def write_stage(
+    run: Path, index: int, kind: str, steps: int | None, done: bool, made: dict[str, str]
+) -> dict[str, Any]:
     """Writes one stage's folder; returns its row of report.json."""
     digest = hash_of([kind, index])
     folder = run / f"{index}-{kind}-{digest[:8]}"
-    inputs = {"data questions": hash_of("questions"), **({"model": before} if before else {"base": hash_of("base")})}
+    start = {"prefer": "sft", "reward": "sft", "ppo": "sft"}.get(kind, "pretrain")
+    inputs = {"data.questions": hash_of("questions"), "model": made.get(start, "fresh")}
+    inputs |= {"reward": made["reward"]} if kind == "ppo" and "reward" in made else {}
     row = {"name": kind, "kind": kind, "hash": digest, "seconds": SECONDS[kind], "tokens": TOKENS[kind]}
     row |= {"tokens_per_s": TOKENS[kind] / SECONDS[kind], "peak_bytes": 700_000_000 + 60_000_000 * index}
     row |= {"guards": guards(kind)}
@@ -207,10 +211,11 @@ def make_run(run: Path, stages: tuple[str, ...] = STAGES, finished: bool = True,
     """A run's folder. Not finished: the last of `stages` stopped on its way and there is no report.json."""
     write_text(run / "recipe.yaml", "name: demo  # the whole road\nbase: {fresh: {layers: 4}}\nseed: 1\n")
     write_json(run / "resolved.json", resolved())
-    rows, before = [], None
+    rows: list[dict[str, Any]] = []
+    made: dict[str, str] = {}
     for index, kind in enumerate(stages, start=1):
-        rows.append(write_stage(run, index, kind, steps, finished or kind != stages[-1], before))
-        before = rows[-1]["hash"]
+        rows.append(write_stage(run, index, kind, steps, finished or kind != stages[-1], made))
+        made[kind] = rows[-1]["hash"]
     write_jsonl(run / "base" / "samples.jsonl", samples("base"))
     if finished:
         report = {"name": "demo", "seed": 1, "created": "2025-11-21T02:13:20+00:00", "simulated": "prefer" in stages}
@@ -223,5 +228,5 @@ def make_run(run: Path, stages: tuple[str, ...] = STAGES, finished: bool = True,
 if __name__ == "__main__":
     from luthier.run.report import write_report
 
-    made = make_run(Path(sys.argv[1]), tuple(sys.argv[2].split(",")) if len(sys.argv) > 2 else STAGES)
-    print(write_report(made), json.dumps(sum(1 for f in made.rglob("events.jsonl") for _ in read_events(f))))
+    example = make_run(Path(sys.argv[1]), tuple(sys.argv[2].split(",")) if len(sys.argv) > 2 else STAGES)
+    print(write_report(example), json.dumps(sum(1 for f in example.rglob("events.jsonl") for _ in read_events(f))))

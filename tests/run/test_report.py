@@ -25,6 +25,7 @@ from luthier.base.files import read_json, write_json, write_jsonl
 from luthier.run.pictures import (
     Frame,
     Series,
+    Stop,
     count,
     duration,
     interval_plot,
@@ -32,6 +33,7 @@ from luthier.run.pictures import (
     nice_ticks,
     number,
     size,
+    slope_chart,
     spread,
     thin,
     tick_label,
@@ -313,6 +315,18 @@ def test_a_line_goes_through_its_points():
     chart = line_chart([Series("a", [(0, 1.0), (5, 4.0), (10, 0.0)], "--blue")], "Loss", height=100)
     assert 'd="M0 75L500 0L1000 100"' in chart
     assert line_chart([Series("a", [], "--blue")], "Loss") == ""
+
+
+def test_branches_of_a_slope_chart_stay_apart():
+    # two children of one parent: lines go from x = 167 to 500 and from 167 to 833 of 1000, none between the children
+    stops = [Stop("base", 2.0, "", "--grey", None), Stop("a", 1.0, "", "--blue", 0), Stop("b", 3.0, "", "--blue", 0)]
+    chart = slope_chart("x", stops)
+    assert re.findall(r'line quiet" d="M([\d.]+) [\d.]+L([\d.]+)', chart) == [("166.7", "500"), ("166.7", "833.3")]
+
+
+def test_the_path_says_where_a_stage_came_from(whole):
+    _, page = whole
+    assert "is moved towards what is preferred from SFT and reward" in page.words
 
 
 def test_read_outs_are_the_data():

@@ -265,24 +265,39 @@ def line_chart(
     )
 
 
-def slope_chart(title: str, points: Sequence[tuple[str, float, str, str]], *, note: str = "", height: int = 190) -> str:
-    """One figure over stages that follow one another: (stage, value, words under the stage, colour) each."""
-    values = [value for _, value, _, _ in points]
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One figure of a slope chart. `before` is the index of the stop it came from (None: it is a beginning)."""
+
+    name: str
+    value: float
+    under: str
+    colour: str
+    before: int | None
+
+
+def slope_chart(title: str, stops: Sequence[Stop], *, note: str = "", height: int = 190) -> str:
+    """One figure over stages: each stop is joined to the one it came from, so that branches stay apart."""
+    values = [stop.value for stop in stops]
     room = 0.15 * (max(values) - min(values))  # for the figure that stands under the lowest dot
     y_ticks = nice_ticks(min(values) - room, max(values), 4)
-    frame = Frame(-0.5, len(points) - 0.5, y_ticks[0], y_ticks[-1], height)
+    frame = Frame(-0.5, len(stops) - 0.5, y_ticks[0], y_ticks[-1], height)
     grid, ticks = _axes(frame, [], y_ticks, False)
-    body = grid + f'<path class="line quiet" d="{frame.path([(i, v) for i, v in enumerate(values)])}"/>'
+    joined = [(stop.before, i) for i, stop in enumerate(stops) if stop.before is not None]
+    body = grid + "".join(
+        f'<path class="line quiet" d="{frame.path([(a, values[a]), (b, values[b])])}"/>' for a, b in joined
+    )
     words = []
-    for i, (stage, value, under, colour) in enumerate(points):
-        body += _dot(frame.x(i), frame.y(value), colour, "dot big")
-        beside = [values[k] for k in (i - 1, i + 1) if 0 <= k < len(values)]
-        side = "below" if beside and min(beside) > value else "above"  # where no line runs
+    for i, stop in enumerate(stops):
+        body += _dot(frame.x(i), frame.y(stop.value), stop.colour, "dot big")
+        beside = [values[a + b - i] for a, b in joined if i in (a, b)]
+        side = "below" if beside and min(beside) > stop.value else "above"  # where no line runs
+        left, top = frame.left(i), frame.y(stop.value)
         words.append(
-            f'<span class="value {side}" style="left:{frame.left(i)};top:{frame.y(value):g}px">{value:.3f}</span>'
-            f'<span class="xtick" style="left:{frame.left(i)}"><b>{escape(stage)}</b><br>{escape(under)}</span>'
+            f'<span class="value {side}" style="left:{left};top:{top:g}px">{stop.value:.3f}</span>'
+            f'<span class="xtick" style="left:{left}"><b>{escape(stop.name)}</b><br>{escape(stop.under)}</span>'
         )
-    described = ", ".join(f"{stage} {value:.3f}" for stage, value, _, _ in points)
+    described = ", ".join(f"{stop.name} {stop.value:.3f}" for stop in stops)
     return (
         f'<figure class="chart slope"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>'
         f'<div class="plot" role="img" aria-label="{escape(f"{title}. {described}")}">'

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from luthier.base.files import write_text
 from luthier.run.pictures import (
     Series,
+    Stop,
     count,
     duration,
     interval_axis,
@@ -42,6 +43,7 @@ from luthier.run.story import (
     interval,
     lineage,
     losses,
+    parents,
     read_run,
     rejected,
     stage_word,
@@ -176,12 +178,13 @@ def created(when: Any) -> str:
 def path_of(story: Story) -> list[dict[str, Any]]:
     """The stages as a picture: share of the time, figures, and how far a stopped one came."""
     total = sum(s.record.get("seconds", 0) for s in story.stages) + story.report.get("evaluate_seconds", 0) or 1
-    found = []
+    found, came_from = [], parents(story)
     for stage in story.stages:
         seconds = stage.record.get("seconds", 0)
         last: Mapping[str, Any] = next((e for e in reversed(stage.events) if e["kind"] == "step"), {})
         steps = f"step {last['step']} of {last['steps']}" if last.get("steps") else ""
         words = {"work": WORK.get(stage.kind, stage.kind), "steps": steps, "trouble": trouble(stage)}
+        words["before"] = " and ".join(stage_word(name) for name in came_from[stage.name])
         found.append({"stage": stage, "share": seconds / total, **words})
     return found
 
@@ -357,16 +360,17 @@ def chart(
 
 def forgetting(story: Story) -> list[str]:
     """A slope chart for each text whose held-out loss was measured after more than one stage."""
-    kinds = {s.name: s.kind for s in story.stages}
+    kinds, came_from = {s.name: s.kind for s in story.stages}, parents(story)
     found = []
     for corpus, leaves in losses(story).items():
-        points = []
-        for f in leaves:
+        names, stops = [f.name for f in leaves], []
+        for i, f in enumerate(leaves):
             change = "" if not f.value or f.value == f.loss else f"{f.value:+.3f}".replace("-", "−")
             colour = COLOURS.get(kinds.get(f.name, f.name), "--ink")
-            points.append((stage_word(f.name), f.loss or 0.0, change, colour))
-        if len(points) > 1:
-            found.append(slope_chart(pretty(corpus), points, note="held-out loss, nats per token"))
+            before = next((names.index(p) for p in came_from.get(f.name, []) if p in names), 0) if i else None
+            stops.append(Stop(stage_word(f.name), f.loss or 0.0, change, colour, before))
+        if len(stops) > 1:
+            found.append(slope_chart(pretty(corpus), stops, note="held-out loss, nats per token"))
     return found
 
 

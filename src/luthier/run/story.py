@@ -182,6 +182,15 @@ def facts(story: Story, key: str) -> Mapping[str, Any]:
     return next((found for found in told if found), {})
 
 
+def parents(story: Story) -> dict[str, list[str]]:
+    """Of each stage, the earlier stages whose models it starts from or uses, by name."""
+    makers = {s.record["hash"]: s.name for s in story.stages if s.record.get("hash")}
+    return {
+        s.name: [makers[digest] for digest in (s.record.get("inputs") or {}).values() if digest in makers]
+        for s in story.stages
+    }
+
+
 def lineage(story: Story) -> list[dict[str, Any]]:
     """Each stage's hash and its inputs'; an input that an earlier stage made is called by its name."""
     makers = {s.record["hash"]: s.name for s in story.stages if s.record.get("hash")}
@@ -234,9 +243,10 @@ def losses(story: Story) -> dict[str, list[Figure]]:
     """Held-out losses after one stage and the next, by the text they were measured on."""
     corpora: dict[str, list[Figure]] = {}
     for group in groups(story):
+        source = story.resolved.get("evaluate", {}).get(group.name, {}).get("data", group.name)
         for figure in group.figures:
             if figure.loss is not None:
-                corpora.setdefault(" · ".join(figure.path[:-1]) or group.name, []).append(figure)
+                corpora.setdefault(" · ".join(figure.path[:-1]) or source, []).append(figure)
     return corpora
 
 

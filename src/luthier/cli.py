@@ -181,7 +181,7 @@ def check(recipe: RecipeFile, changes: Changes = None, sets: SetChanges = None, 
         console.print(f"\n{stage.stage}", style="bold cyan", markup=False)
         if stage.note:
             console.print(f"   {stage.note}", style="dim", markup=False)
-        for line, style in guard_lines(stage.guards, 10_000):
+        for line, style in guard_lines(stage.guards):
             console.print(line, style=style, markup=False, soft_wrap=True)
         for number, row in enumerate(stage.rows):
             console.rule(f"row {number + 1}", style="dim", align="left")

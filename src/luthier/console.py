@@ -20,8 +20,8 @@ from luthier.base.events import Event
 
 PLAIN_EVERY_S = 10.0
 """Least time between two progress lines of a stage when there is no terminal."""
-WINDOW_S = 15.0
-"""Speed and time left are means over this long."""
+WINDOW_STEPS = 20
+"""The speed shown is the mean over this many steps."""
 SPECIAL = re.compile(r"<[|/]?[A-Za-z_][\w|]*>|\[[A-Z]{2,}\d*\]")
 """What special tokens look like: <|im_end|>, </s>, <start_of_turn>, [CLS]."""
 
@@ -36,13 +36,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def size(count: float, unit: str = "B") -> str:
-    """950 B, 1.2 GB: decimal prefixes, as disks are sold."""
-    for prefix in ("", "k", "M", "G"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if not prefix else f"{count:.1f} {prefix}{unit}"
+def size(count: float) -> str:
+    """950, 11.6 k, 1.2 G: decimal prefixes, as disks are sold."""
+    for prefix in ("", " k", " M", " G"):
+        if abs(count) < 999.5:
+            return f"{count:.1f}{prefix}" if prefix else f"{count:.0f}"
         count /= 1000
-    return f"{count:.1f} T{unit}"
+    return f"{count:.1f} T"
+
+
+def memory(count: float) -> str:
+    """951.8 MB."""
+    number, _, prefix = size(count).partition(" ")
+    return f"{number} {prefix}B"
 
 
 def figure(value: float, low: float | None = None, high: float | None = None, n: int | None = None) -> str:
@@ -65,28 +71,35 @@ class StageState:
     steps: int | None = None
     step: int = 0
     loss: float | None = None
-    recent: deque[tuple[float, int, int]] = field(default_factory=deque)
-    """(t, step, tokens so far) over the last `WINDOW_S`."""
+    first: tuple[float, int] | None = None
+    """(t, step) of this session's first step; time left is reckoned from all since, evaluations included."""
+    recent: deque[tuple[int, float]] = field(default_factory=deque)
+    """(tokens so far, seconds of the step) of the last steps, for the speed of training alone."""
+    t: float = 0.0
     printed_s: float = 0.0
+    prompt: str = ""
     guards: list[Event] = field(default_factory=list)
     task: TaskID | None = None
 
     def take(self, event: Event) -> None:
         """Notes one optimizer step."""
         self.step, self.steps, self.loss = event["step"], event.get("steps", self.steps), event.get("loss")
-        self.recent.append((event["t"], self.step, event.get("tokens", 0)))
-        while len(self.recent) > 2 and event["t"] - self.recent[0][0] > WINDOW_S:
+        self.t = event["t"]
+        self.first = self.first or (self.t, self.step)
+        self.recent.append((event.get("tokens", 0), event.get("seconds", 0.0)))
+        while len(self.recent) > WINDOW_STEPS:
             self.recent.popleft()
 
     def figures(self) -> str:
-        """loss 2.310 · 11.6 k tokens/s · 1 min 20 s left."""
+        """loss 2.310 · 11.6 k tokens/s · 1 min 20 s left"""
         parts = [f"loss {self.loss:.3f}"] if self.loss is not None else []
-        (first_t, first_step, first_tokens), (t, step, tokens) = self.recent[0], self.recent[-1]
-        if t > first_t and step > first_step:
-            if tokens > first_tokens:
-                parts.append(size((tokens - first_tokens) / (t - first_t), "tokens/s"))
-            if self.steps is not None:
-                parts.append(f"{duration((self.steps - step) * (t - first_t) / (step - first_step))} left")
+        seconds = sum(spent for _, spent in list(self.recent)[1:])
+        tokens = self.recent[-1][0] - self.recent[0][0] if self.recent else 0
+        if seconds > 0 and tokens > 0:
+            parts.append(f"{size(tokens / seconds)} tokens/s")
+        if self.first is not None and self.steps is not None and self.step > self.first[1]:
+            a_step = (self.t - self.first[0]) / (self.step - self.first[1])
+            parts.append(f"{duration((self.steps - self.step) * a_step)} left")
         return " · ".join(parts)
 
 
@@ -119,7 +132,7 @@ class RunDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.stop()
+        self.halt()
 
     def __call__(self, event: Event) -> None:
         """Shows one event; kinds it does not know are passed over."""
@@ -129,6 +142,13 @@ class RunDisplay:
         self.tell_guards()
         if event["kind"] in self.show:
             self.show[event["kind"]](event)
+
+    def halt(self) -> None:
+        """Takes the bar away, if it is there."""
+        if self.stage.task is not None:
+            self.bar.stop()
+            self.bar.remove_task(self.stage.task)
+            self.stage.task = None
 
     def line(self, text: str, style: str = "") -> None:
         """One line above the bar, never wrapped or read as markup."""
@@ -141,9 +161,7 @@ class RunDisplay:
 
     def begin(self, event: Event) -> None:
         """The stage's header."""
-        self.bar.stop()
-        if self.stage.task is not None:
-            self.bar.remove_task(self.stage.task)
+        self.halt()
         self.count += 1
         self.stage = StageState(event["stage"], event.get("steps"), printed_s=event["t"])
         kind = event.get("stage_kind", event["stage"])
@@ -170,7 +188,7 @@ class RunDisplay:
         elif event["t"] - stage.printed_s >= PLAIN_EVERY_S or stage.step == stage.steps:
             stage.printed_s = event["t"]
             of = f"/{stage.steps:,}" if stage.steps else ""
-            self.line(f"   step {stage.step:,}{of} · {stage.figures()}")
+            self.line(" · ".join(filter(None, (f"   step {stage.step:,}{of}", stage.figures()))))
 
     def evaluated(self, event: Event) -> None:
         """A figure on held-out data."""
@@ -181,8 +199,10 @@ class RunDisplay:
     def sample(self, event: Event) -> None:
         """A question and what the model made of it, one line each."""
         room = max(20, self.width - 6)
-        self.line(f"     {on_one_line(str(event['prompt']), room)}", "dim")
-        self.line(f"   → {on_one_line(str(event['answer']), room)}")
+        if event["prompt"] != self.stage.prompt:
+            self.stage.prompt = event["prompt"]
+            self.line(f"     {on_one_line(event['prompt'], room)}", "dim")
+        self.line(f"   → {on_one_line(event['answer'], room)}")
 
     def note(self, event: Event) -> None:
         """A sentence for people."""
@@ -190,8 +210,8 @@ class RunDisplay:
 
     def end(self, event: Event) -> None:
         """What the stage took."""
-        self.bar.stop()
-        peak = f" · peak memory {size(event['peak_bytes'])}" if event.get("peak_bytes") else ""
+        self.halt()
+        peak = f" · peak memory {memory(event['peak_bytes'])}" if event.get("peak_bytes") else ""
         loss = f" · loss {self.stage.loss:.3f}" if self.stage.loss is not None else ""
         self.line(f"   ✓ {self.stage.name}: {duration(event['seconds'])}{loss}{peak}", "bold")
 
@@ -199,15 +219,17 @@ class RunDisplay:
         """The checks before step 0 on one line; those that failed in full."""
         guards, self.stage.guards = self.stage.guards, []
         if guards:
-            for line, style in guard_lines(guards, self.width):
+            for line, style in guard_lines(guards, self.width if self.live else None):
                 self.line(line, style)
 
 
-def guard_lines(guards: Sequence[Mapping[str, Any]], width: int) -> Iterator[tuple[str, str]]:
-    """(line, style): one for all checks that hold, one for each that does not."""
+def guard_lines(guards: Sequence[Mapping[str, Any]], width: int | None = None) -> Iterator[tuple[str, str]]:
+    """(line, style): one for all checks that hold (cut to `width`), one for each that does not."""
     held = [str(guard["name"]) for guard in guards if guard["ok"]]
     if held:
-        yield "   " + on_one_line(f"✓ {len(held)} checks hold: {', '.join(held)}", width - 3), "green"
+        count = "1 check holds" if len(held) == 1 else f"{len(held)} checks hold"
+        line = f"   ✓ {count}: {', '.join(held)}"
+        yield line if width is None or len(line) <= width else f"{line[: width - 1]}…", "green"
     for guard in guards:
         if not guard["ok"]:
             yield f"   ✗ {guard['name']}: {guard['detail']}", "bold red"
@@ -243,7 +265,7 @@ def closing(report: Mapping[str, Any], console: Console) -> None:
     if report.get("simulated"):
         console.print(Text("Preferences and win rates come from a simulated rater, not from people.", style="yellow"))
     peak = report.get("peak_bytes")
-    console.print(Text(f"{duration(report['seconds'])}{f', peak memory {size(peak)}' if peak else ''}"))
+    console.print(Text(f"{duration(report['seconds'])}{f', peak memory {memory(peak)}' if peak else ''}"))
 
 
 def show_tokens(row: Sequence[tuple[str, float]], console: Console) -> None:

@@ -40,7 +40,7 @@ def examine(out: Path = Path("runs")) -> list[Finding]:
 
 
 def python() -> Finding:
-    """The interpreter, and whether torch is kept compiled to bytecode (else every start compiles thousands of files)."""
+    """The interpreter, and whether torch is kept as bytecode (else every start compiles thousands of files)."""
     found = f"{platform.python_version()} ({platform.system()} {platform.machine()}), luthier {luthier.__version__}"
     torch = importlib.util.find_spec("torch")
     if torch is not None and torch.origin and not Path(importlib.util.cache_from_source(torch.origin)).exists():

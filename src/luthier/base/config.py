@@ -39,6 +39,11 @@ WORDS: dict[str, Any] = {
 }
 """YAML 1.2 core schema, §10.3.2: the plain scalars that are neither numbers nor texts."""
 
+OVERRIDES = 10**9
+"""Overrides are told after every line of the file."""
+INSTEAD = {"steps": "epochs", "epochs": "steps", "model": "fresh", "fresh": "model"}
+"""Settings that exclude each other: an override of one takes the place of the other in the file."""
+
 YAML_HINTS = {
     "cannot start any token": "A tab cannot indent (use spaces), and texts that begin with @, ` or % need quotes.",
     "mapping values are not allowed": 'Check the indentation, or put a text that holds ": " in quotes.',
@@ -111,7 +116,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         tree.raise_problems()
     expand_shorthands(tree.value)
     for index, text in enumerate(overrides):
-        override(tree, text, Place(f"--set {text}", 10**9 + index))
+        override(tree, text, Place(f"--set {text}", OVERRIDES + index))
     expand_shorthands(tree.value)
     # A value given twice, or not finite, was noted but kept: what pydantic finds beside it is worth telling too.
     recipe, found = invalid(tree.value)
@@ -263,6 +268,9 @@ def override(tree: Tree, text: str, place: Place) -> None:
             holder = holder[key]
     for known in [known for known in tree.places if known[: len(loc)] == loc]:
         del tree.places[known]
+    other = INSTEAD.get(str(loc[-1]), "")
+    if given.value is not None and isinstance(holder, dict) and tree.place((*loc[:-1], other)).order < OVERRIDES:
+        holder.pop(other, None)
     holder[loc[-1]] = given.value
     tree.places[loc] = Place(place.text, place.order, names=loc)
 

@@ -20,8 +20,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path}: {error.strerror or error}. Free some space or choose another `out`, "
-                       "then run the same command again: finished stages are kept.") from error
+        raise RunError(
+            f"{path}: {error.strerror or error}. Free some space or choose another `out`, "
+            "then run the same command again: finished stages are kept."
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

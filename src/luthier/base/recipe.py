@@ -278,6 +278,8 @@ class ChoicesProbe(Strict):
     """Names of the stages after which to measure; default: base and every language model."""
     normalise: Literal["none", "tokens", "bytes"] = "none"
     """Compare summed log-probs, or per token, or per byte."""
+    joint: str = ""
+    """Put between the context and every option, such as a line end and "Answer: "."""
     limit: int | None = Field(default=None, ge=1)
 
 

@@ -24,7 +24,7 @@ def lora_config(lora: Lora, new_tokens: tuple[int, ...] = ()) -> LoraConfig:
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT only divides it by the rank
         lora_dropout=lora.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
@@ -50,7 +50,7 @@ def add_adapter(lm: LanguageModel, lora: Lora, name: str, seed: int, new_tokens:
 def save_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
     """A PEFT folder: adapter_config.json and adapter_model.safetensors, directly in `folder`."""
     with disk_errors(folder):
-        lm.module.save_pretrained(folder, selected_adapters=[name])  # type: ignore[operator]
+        lm.module.save_pretrained(folder, selected_adapters=[name])
         if name != "default":  # PEFT puts a named adapter into a folder of that name
             for file in (folder / name).iterdir():
                 file.replace(folder / file.name)

@@ -77,7 +77,7 @@ def _mask(*, mask_function: Callable[..., Tensor], **_: Any) -> Rule:
 
 
 def _attend(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -123,6 +123,24 @@ def lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
+def one_node(q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
+    """One fused call: a node's queries over the keys of its path, which end with its own."""
+    rows, cols = q.shape[2], k.shape[2]
+    seen = None if rows == cols or rows == 1 else lower_right(rows, cols, q.device)
+    causal = rows == cols and rows > 1
+    if allowed is not None:
+        positions = torch.arange(cols, device=q.device)
+        window = allowed(positions[cols - rows :, None], positions[None, :])
+        full = lower_right(rows, cols, q.device)
+        if not bool((window & full).equal(full)):  # the window is shorter than the path
+            seen, causal = window & full, False
+    if extras.softcap is not None or extras.sinks_H is not None:
+        return plain(q, k, v, lower_right(rows, cols, q.device) if seen is None else seen, extras)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=causal, dropout_p=extras.dropout, scale=extras.scale
+    )
+
+
 class ForestPlan:
     """Attention within one Batch, forward and backward. `keep` collects each layer's keys and values (prefill)."""
 
@@ -138,30 +156,17 @@ class ForestPlan:
             self.keep[layer] = (k, v)
         if self.flex:
             return self._by_flex(q, k, v, allowed, extras)
-        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-        return torch.cat([self._one_node(node, q, k, v, allowed, extras) for node in self.nodes], dim=2)
-
-    def _one_node(self, node: Node, q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
-        runs = (*node.above, (node.start, node.stop))
-        q = q[:, :, node.start : node.stop]
-        k, v = (
-            torch.cat([x[:, :, a:b] for a, b in runs], dim=2) if node.above else x[:, :, node.start : node.stop]
-            for x in (k, v)
+        # Split once: a slice per node would cost a whole zero tensor each in the backward.
+        sizes = [node.size for node in self.nodes]
+        q_parts, k_parts, v_parts = (
+            x.split(sizes, dim=2) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))
         )
-        rows, cols = q.shape[2], k.shape[2]
-        seen = None if rows == cols or rows == 1 else lower_right(rows, cols, q.device)
-        causal = rows == cols and rows > 1
-        if allowed is not None:
-            positions = torch.arange(cols, device=q.device)
-            window = allowed(positions[cols - rows :, None], positions[None, :])
-            full = lower_right(rows, cols, q.device)
-            if not bool((window & full).equal(full)):  # the window is shorter than the path
-                seen, causal = window & full, False
-        if extras.softcap is not None or extras.sinks_H is not None:
-            return plain(q, k, v, lower_right(rows, cols, q.device) if seen is None else seen, extras)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, is_causal=causal, dropout_p=extras.dropout, scale=extras.scale
-        )
+        outs = []
+        for i, node in enumerate(self.nodes):
+            keys = k_parts[i] if not node.above else torch.cat([k_parts[j] for j in (*node.above, i)], dim=2)
+            values = v_parts[i] if not node.above else torch.cat([v_parts[j] for j in (*node.above, i)], dim=2)
+            outs.append(one_node(q_parts[i], keys, values, allowed, extras))
+        return torch.cat(outs, dim=2)
 
     def block_mask(self, allowed: Allowed | None) -> BlockMask:
         """The rule as a FlexAttention mask; one per layer type and batch."""
@@ -202,7 +207,8 @@ class ForestPlan:
 @cache
 def compiled_flex() -> Callable[..., Any]:
     """FlexAttention is fast, and its backward exists, only when compiled; on a CPU it is used for checking masks."""
-    return torch.compile(flex_attention, dynamic=True) if torch.cuda.is_available() else flex_attention
+    compiled: Any = torch.compile(flex_attention, dynamic=True) if torch.cuda.is_available() else flex_attention
+    return compiled
 
 
 class DecodePlan:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -23,6 +24,19 @@ def scalar_head(width: int, seed: int, purpose: str, zero: bool = False) -> nn.L
     with torch.no_grad():
         head.weight.normal_(0, 0 if zero else (width + 1) ** -0.5, generator=generator)
     return head
+
+
+def save_head(head: nn.Linear, file: Path) -> None:
+    """The head alone, as safetensors."""
+    with disk_errors(file):
+        save_file({"weight": head.weight.detach().cpu()}, file)
+
+
+def load_head(file: Path, width: int, device: torch.device) -> nn.Linear:
+    """A head that `save_head` wrote, frozen."""
+    head = scalar_head(width, 0, "loaded")
+    head.load_state_dict(load_file(file))
+    return head.to(device).requires_grad_(False)
 
 
 def sequence_scores(lm: LanguageModel, head: nn.Linear, batch: Batch) -> Tensor:

@@ -27,7 +27,7 @@ CHUNK_LOGITS = 1 << 24
 class LanguageModel:
     """A causal model as the floors above see it. Weights live in `module`; nothing here copies them."""
 
-    module: torch.nn.Module
+    module: Any
     """The transformers model, or the PEFT model around it."""
     layout: Literal["forest", "rows"]
     """forest: attends by the Batch's rule. rows: padded rows through the library's own attention."""
@@ -37,7 +37,7 @@ class LanguageModel:
     @property
     def core(self) -> Any:
         """The transformers model inside any adapters."""
-        return self.module.get_base_model() if "peft_config" in vars(self.module) else self.module
+        return self.module if isinstance(self.module, PreTrainedModel) else self.module.get_base_model()
 
     @property
     def backbone(self) -> Any:
@@ -113,7 +113,7 @@ def head(
     size = max(1, CHUNK_LOGITS // lm.core.get_output_embeddings().weight.shape[0])
     if len(target_M) <= size:
         return Scores(*chunk(hidden_MD, target_M))
-    parts = [
+    parts: list[Any] = [
         # Recomputing a chunk in the backward costs one more projection and saves M×V floats.
         checkpoint(chunk, h, t, use_reentrant=False) if torch.is_grad_enabled() else chunk(h, t)
         for h, t in zip(hidden_MD.split(size), target_M.split(size), strict=True)

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from luthier.base.config import resolve_path
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path
-from luthier.base.nouns import Chat, Example, Text
+from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.recipe import AnswersProbe, Recipe
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import Dataset, read_dataset
@@ -56,9 +55,7 @@ class Context:
     def dataset(self, name: str) -> Dataset:
         """A source, read once."""
         if name not in self.datasets:
-            source = self.recipe.data[name]
-            source = source.model_copy(update={"path": str(resolve_path(self.recipe_path, source.path))})
-            self.datasets[name] = read_dataset(name, source, self.root)
+            self.datasets[name] = read_dataset(name, self.recipe.data[name], self.root)
         return self.datasets[name]
 
     def seed(self, stage: StageFolder) -> int:
@@ -121,6 +118,12 @@ class Context:
 def chats(examples: list[Example]) -> list[Chat]:
     """The conversations among some examples."""
     return [example for example in examples if isinstance(example, Chat)]
+
+
+def asked_prompts(examples: list[Example]) -> list[Chat]:
+    """What can be answered among some examples: conversations, and the prompts of pairs (each once)."""
+    pairs = {e.prompt: Chat(e.prompt, e.origin) for e in examples if isinstance(e, Pair)}
+    return [*chats(examples), *pairs.values()]
 
 
 def texts(examples: list[Example]) -> list[Text]:

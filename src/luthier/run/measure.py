@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, wilson
 from luthier.evals.loss import losses
 from luthier.generate import Sampling
 from luthier.model.load import Loaded
-from luthier.run.context import Context, ModelRef, chats, renderer_of, texts
+from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
 from luthier.run.tune import write_samples
 from luthier.tokens.prepare import prepare
@@ -90,6 +91,7 @@ def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: 
     items = [e for e in data.train + data.heldout if isinstance(e, Choice)][: probe.limit]
     if not items:
         raise UserError(f"evaluate: data.{probe.data} holds no multiple-choice rows (query, choices, gold).")
+    items = [replace(item, context=item.context + probe.joint) for item in items]
     picked = pick_options(loaded.lm, renderer_of(loaded), items, probe.normalise)
     return {"right": [int(p.right) for p in picked], "origins": [p.origin for p in picked]}
 
@@ -97,7 +99,7 @@ def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: 
 def answered(context: Context, probe: AnswersProbe | WinRateProbe, loaded: Loaded) -> tuple[list[Chat], list[Any]]:
     """The probe's prompts and the model's answers."""
     data = context.dataset(probe.data)
-    asked = chats(data.train + data.heldout)[: probe.limit]
+    asked = asked_prompts(data.train + data.heldout)[: probe.limit]
     if not asked:
         raise UserError(f"evaluate: data.{probe.data} holds no conversations.")
     how = Sampling(probe.max_new_tokens, probe.temperature, seed=context.recipe.seed)

@@ -11,16 +11,17 @@ from luthier.data.dataset import write_rejected
 from luthier.evals.answers import answer_all
 from luthier.generate import Sampling
 from luthier.model.adapt import add_adapter, load_adapter, restore_adapter, save_adapter, trainable
-from luthier.model.heads import scalar_head
+from luthier.model.heads import load_head, scalar_head
 from luthier.model.load import Loaded, load_folder
 from luthier.model.roles import Roles, separate_roles, shared_roles
-from luthier.run.context import Context, chats, renderer_of
+from luthier.model.score import LanguageModel
+from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
 from luthier.run.memo import StageFolder
-from luthier.run.reward import REWARD, load_head
-from luthier.run.tune import ADAPTER, MICROBATCH_TOKENS, Learner, full_weights, save_result, show_samples
+from luthier.run.reward import REWARD
+from luthier.run.tune import ADAPTER, MICROBATCH_TOKENS, Learner, close, full_weights
 from luthier.train import guards as g
-from luthier.train.checkpoint import Checkpoints, Weights
-from luthier.train.loop import Job, Totals, fit
+from luthier.train.checkpoint import Checkpoints, Stateful, Weights
+from luthier.train.loop import Job, disk_for, fit
 from luthier.train.optim import adamw
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 
@@ -62,74 +63,34 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
         if roles.shared
         else "policy, reference and reward each have their own weights",
     )
-    prompts = chats(context.dataset(stage.prompts).train)
+    prompts = asked_prompts(context.dataset(stage.prompts).train)
     room = learner.loaded.context - stage.max_new_tokens
     ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
     fitting = [one for one in ids if len(one) <= room]
     parameters = [*trainable(lm.module).values(), *roles.value_head.parameters()]
     optimizer, steering = adamw(parameters, stage), Steering(stage.kl)
-    source = Rollouts(
-        roles,
-        fitting,
-        stage,
-        steering,
-        context.seed(folder),
-        sorted(renderer.end_ids),
-        renderer.decode,
-        stage.microbatch_tokens or MICROBATCH_TOKENS,
-    )
-    total = sum(p.numel() for p in lm.module.parameters())
-    passed = g.enforce(
-        [
-            g.Guard(
-                "prompts fit",
-                bool(fitting),
-                f"{len(fitting)} of {len(ids)} prompts leave room for "
-                f"{stage.max_new_tokens} new tokens" + ("" if fitting else ". Lower max_new_tokens."),
-            ),
-            first_rollout(source) if fitting else g.Guard("KL starts at 0", False, "no prompts"),
-            g.disk(folder.path, total, sum(p.numel() for p in parameters)),
-        ],
-        log,
-    )
-    checkpoints = Checkpoints(
-        folder.path / "checkpoints",
-        learner.weights,
-        {"optimizer": optimizer, "value": roles.value_head, "steering": steering},
-    )
+    limit, ends = stage.microbatch_tokens or MICROBATCH_TOKENS, sorted(renderer.end_ids)
+    source = Rollouts(roles, fitting, stage, steering, context.seed(folder), ends, renderer.decode, limit)
+    states: dict[str, Stateful] = {"optimizer": optimizer, "value": roles.value_head, "steering": steering}
     job = Job(
-        lm.module,
-        parameters,
-        optimizer,
-        source,
-        lambda m: ppo_loss(roles, stage, m, source.rollout.stats if source.rollout else {}),
-        lambda step: show_answer(context, learner, log, step),
-        stage,
-        checkpoints,
-        log,
-        context.seed(folder),
-        lm.device,
+        module=lm.module,
+        parameters=parameters,
+        optimizer=optimizer,
+        source=source,
+        loss=lambda m: ppo_loss(roles, stage, m, source.rollout.stats if source.rollout else {}),
+        evaluate=lambda step: show_answer(context, learner, log, step),
+        how=stage,
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, states),
+        log=log,
+        seed=context.seed(folder),
+        device=lm.device,
     )
-    used = fit(job)
-    finish(context, folder, learner, job, used, passed, total)
-
-
-def finish(
-    context: Context, folder: StageFolder, learner: Learner, job: Job, used: Totals, passed: list[dict], total: int
-) -> None:
-    """Saves the policy and writes the record."""
-    certificate = save_result(folder, learner)
-    job.log.emit("guard", **certificate)
-    show_samples(context, folder, learner)
-    folder.close(
-        guards=[*passed, certificate],
-        tokens=used.tokens,
-        steps=used.steps,
-        parameters=total,
-        tokens_per_s=round(used.tokens / max(used.train_seconds, 1e-9), 1),
-        trainable_parameters=sum(p.numel() for p in job.parameters),
+    said = f"{len(fitting)} of {len(ids)} prompts leave room for {stage.max_new_tokens} new tokens"
+    passed = g.enforce(
+        [g.Guard("prompts fit", bool(fitting), said + ("" if fitting else ". Lower max_new_tokens."))], log
     )
-    job.checkpoints.clear()
+    passed += g.enforce([first_rollout(source), disk_for(job)], log)
+    close(context, folder, learner, job, fit(job), passed, {"shared_base": roles.shared})
 
 
 def cast(
@@ -139,7 +100,7 @@ def cast(
     seed, lm = context.seed(folder), loaded.lm
     start = context.start(stage.init)
     assert start is not None
-    head = load_head(reward.path, lm.core.config.hidden_size, lm.device)
+    head = load_head(reward.path / "scorer" / "head.safetensors", lm.core.config.hidden_size, lm.device)
     value = scalar_head(lm.core.config.hidden_size, seed, "value head", zero=True).to(lm.device)
     scorer = reward.path / "scorer"
     adapted = (scorer / "adapter_config.json").exists()
@@ -152,11 +113,11 @@ def cast(
     learner = Learner(loaded, lm, renderer, weights, adapter=stage.adapter is not None)
     if adapted and stage.adapter is not None and reward.record.get("shared_with") == start.hash:
         load_adapter(lm, REWARD, scorer)
-        lm.module.set_adapter(ADAPTER)  # type: ignore[operator]
+        lm.module.set_adapter(ADAPTER)
         return learner, shared_roles(lm, ADAPTER, REWARD, head, value)
     reference = context.load(start).lm
     rewarder = (
-        reward_model(context, reward, scorer)
+        reward_model(context, scorer)
         if not adapted
         else load_adapter(context.load(reward_base(context, reward)).lm, REWARD, scorer)
     )
@@ -165,7 +126,7 @@ def cast(
     return learner, separate_roles(lm, reference, rewarder, head, value)
 
 
-def reward_base(context: Context, reward: StageFolder):
+def reward_base(context: Context, reward: StageFolder) -> ModelRef:
     """The model whose adapter the reward model is."""
     for ref in context.models.values():
         if ref.hash == reward.record.get("shared_with"):
@@ -173,7 +134,7 @@ def reward_base(context: Context, reward: StageFolder):
     raise RunError(f"{reward.path}: the model that this reward adapter belongs to is not part of the run any more.")
 
 
-def reward_model(context: Context, reward: StageFolder, scorer: Path):
+def reward_model(context: Context, scorer: Path) -> LanguageModel:
     """A reward model with weights of its own."""
     return load_folder(scorer, context.device, context.dtype).lm
 

@@ -16,7 +16,7 @@ from luthier.base.recipe import Prefer
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import Dataset, write_rejected
 from luthier.generate import Sampling, sample
-from luthier.run.context import Context, chats, renderer_of
+from luthier.run.context import Context, asked_prompts, renderer_of
 from luthier.run.memo import StageFolder
 from luthier.run.pairs import write_pairs
 
@@ -62,7 +62,7 @@ def rated_pairs(
     rate: Rater = load_function(stage.rater, context.root)
     loaded = context.load(start)
     renderer = renderer_of(loaded)
-    prompts = chats(data.train + data.heldout)
+    prompts = asked_prompts(data.train + data.heldout)
     ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
     how = Sampling(stage.max_new_tokens, stage.temperature, seed=context.seed(folder))
     groups = sample(

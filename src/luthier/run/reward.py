@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from luthier.base.errors import RunError, UserError
@@ -22,6 +20,7 @@ from luthier.model.adapt import add_adapter, merged, restore_adapter, save_adapt
 from luthier.model.heads import (
     classifier_class_missing,
     folder_scores,
+    save_head,
     save_reward_model,
     scalar_head,
     sequence_scores,
@@ -36,7 +35,7 @@ from luthier.tokens.pack import forest
 from luthier.tokens.prepare import prepare_pairs
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Weights
-from luthier.train.loop import Job, Loss, fit, try_largest
+from luthier.train.loop import Job, Loss, disk_for, fit, try_largest
 from luthier.train.optim import adamw
 from luthier.train.sources import Micro, Pairs
 
@@ -59,60 +58,45 @@ def pairs_for(context: Context, stage: Reward) -> tuple[list[Pair], list[Pair], 
 
 
 def train_reward(context: Context, index: int, stage: Reward) -> None:
-    """Trains, judges and saves a reward model."""
+    """Runs, resumes or skips the stage."""
     start = context.start(stage.init)
     assert start is not None
     training, heldout, digest = pairs_for(context, stage)
     folder = context.stage(index, stage.name or stage.kind, stage, {"model": start.hash, "pairs": digest})
-    if folder.done:
-        return
-    log = folder.open()
-    log.emit("begin", stage=folder.name, stage_kind=folder.kind)
+    if not folder.done:
+        log = folder.open()
+        log.emit("begin", stage=folder.name, stage_kind=folder.kind)
+        run_reward(context, folder, stage, log, training, heldout)
+
+
+def run_reward(
+    context: Context, folder: StageFolder, stage: Reward, log: EventLog, training: list[Pair], heldout: list[Pair]
+) -> None:
+    """Guards, training, report card, saved model."""
     learner, head = reward_learner(context, folder, stage)
     length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
     pairs, _, made = prepare_pairs(training, learner.renderer, length, stage.overlong)
     held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")
-    missing = classifier_class_missing(learner.lm)
-    passed = g.enforce(
-        [
-            g.Guard("saves for transformers", missing is None, missing or "as a sequence classifier with one label"),
-            g.supervised(made.sequences),
-            g.answers_end(made.sequences, learner.renderer.end_ids),
-            g.single_bos(made.sequences, learner.loaded.tokenizer.bos_token_id),
-            g.round_trip(
-                [Chat((*p.prompt, Message("assistant", p.chosen)), p.origin) for p in training], learner.renderer
-            ),
-            g.no_leak(shared_prompts(training, heldout)),
-        ],
-        log,
-    )
-    source = Pairs(
-        pairs, context.seed(folder), stage.batch_pairs, stage.microbatch_tokens or MICROBATCH_TOKENS, stage.epochs
-    )
+    passed = g.enforce(pair_guards(learner, made.sequences, training, heldout), log)
+    limit = stage.microbatch_tokens or MICROBATCH_TOKENS
+    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, limit, stage.epochs)
     parameters = [*trainable(learner.lm.module).values(), *head.parameters()]
     optimizer = adamw(parameters, stage)
-    checkpoints = Checkpoints(folder.path / "checkpoints", learner.weights, {"optimizer": optimizer, "head": head})
     job = Job(
-        learner.lm.module,
-        parameters,
-        optimizer,
-        source,
-        lambda m: pair_loss(learner, head, m),
-        accuracy_watcher(learner, head, held[:256], pairs, log),
-        stage,
-        checkpoints,
-        log,
-        context.seed(folder),
-        learner.lm.device,
+        module=learner.lm.module,
+        parameters=parameters,
+        optimizer=optimizer,
+        source=source,
+        loss=lambda m: pair_loss(learner, head, m),
+        evaluate=accuracy_watcher(learner, head, held[:256], pairs, log),
+        how=stage,
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, {"optimizer": optimizer, "head": head}),
+        log=log,
+        seed=context.seed(folder),
+        device=learner.lm.device,
     )
-    total = sum(p.numel() for p in learner.lm.module.parameters())
     passed += g.enforce(
-        [
-            g.packed_is_unpacked(learner.lm, made.sequences),
-            try_largest(job, source.largest()),
-            g.disk(folder.path, total, sum(p.numel() for p in parameters)),
-        ],
-        log,
+        [g.packed_is_unpacked(learner.lm, made.sequences), try_largest(job, source.largest()), disk_for(job)], log
     )
     used = fit(job)
     figures, bias = report_card(judge(learner.lm, head, held, pairs), context.recipe.seed)
@@ -122,18 +106,28 @@ def train_reward(context: Context, index: int, stage: Reward) -> None:
         log.emit("eval", step=used.steps, name=name, **figure.as_dict())
     gate(stage, figures, folder)
     folder.close(
+        **used.facts(job),
         guards=[*passed, certificate],
-        tokens=used.tokens,
-        steps=used.steps,
-        parameters=total,
-        tokens_per_s=round(used.tokens / max(used.train_seconds, 1e-9), 1),
-        shared_with=start.hash,
-        trainable_parameters=sum(p.numel() for p in parameters),
+        shared_with=folder.inputs["model"],
         dropped=len(made.dropped),
         metrics={name: figure.as_dict() for name, figure in figures.items()},
         bias=bias,
     )
-    checkpoints.clear()
+    job.checkpoints.clear()
+
+
+def pair_guards(learner: Learner, rows: list[Tokens], training: list[Pair], heldout: list[Pair]) -> list[g.Guard]:
+    """The guards that look at rows only."""
+    missing = classifier_class_missing(learner.lm)
+    chosen = [Chat((*p.prompt, Message("assistant", p.chosen)), p.origin) for p in training]
+    return [
+        g.Guard("saves for transformers", missing is None, missing or "as a sequence classifier with one label"),
+        g.supervised(rows),
+        g.answers_end(rows, learner.renderer.end_ids),
+        g.single_bos(rows, learner.loaded.tokenizer.bos_token_id),
+        g.round_trip(chosen, learner.renderer),
+        g.no_leak(shared_prompts(training, heldout)),
+    ]
 
 
 def shared_prompts(training: Sequence[Pair], heldout: Sequence[Pair]) -> list[str]:
@@ -225,7 +219,7 @@ def save_reward(
             save_adapter(learner.lm, REWARD, path)
         else:
             save_model(learner.lm.core, learner.loaded.tokenizer, path)
-        save_file({"weight": head.weight.detach().cpu()}, path / "head.safetensors")
+        save_head(head, path / "head.safetensors")
     with new_folder(folder.path / "model") as path:
         save_reward_model(merged(learner.lm) if learner.adapter else learner.lm, head, learner.loaded.tokenizer, path)
     probe = [sequence for pair in pairs[:4] for sequence in pair]
@@ -241,10 +235,3 @@ def save_reward(
     if not guard.ok:
         raise RunError(f"{folder.name}: what was saved is not what was trained: {guard.detail}.")
     return asdict(guard)
-
-
-def load_head(path: Path, width: int, device: torch.device) -> nn.Linear:
-    """The scalar head that a reward stage saved."""
-    head = scalar_head(width, 0, "loaded")
-    head.load_state_dict(load_file(path / "scorer" / "head.safetensors"))
-    return head.to(device).requires_grad_(False)

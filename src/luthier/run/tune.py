@@ -33,7 +33,7 @@ from luthier.tokens.render import Renderer
 from luthier.tokens.tokenizer import ensure_chat_template, train_tokenizer
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Weights
-from luthier.train.loop import Job, Loss, fit, try_largest
+from luthier.train.loop import Job, Loss, Totals, disk_for, fit, try_largest
 from luthier.train.optim import adamw
 from luthier.train.sources import Micro, Packed, Pool
 
@@ -87,50 +87,46 @@ def run_stage(context: Context, folder: StageFolder, stage: Pretrain | Sft, shar
     heldout = prepare_rows(next(iter(data.values())).heldout, learner.renderer, length, stage, lenient=True)
     pools = [Pool(made[s].sequences, max(1, round(stage.batch_tokens * share)), s) for s, share in shares.items()]
     passed = g.enforce(row_guards(context, learner, stage, data, made), log)
-    source = Packed(
-        pools, context.seed(folder), stage.microbatch_tokens or MICROBATCH_TOKENS, stage.epochs, stage.steps
-    )
+    limit = stage.microbatch_tokens or MICROBATCH_TOKENS
+    source = Packed(pools, context.seed(folder), limit, stage.epochs, stage.steps)
     parameters = list(trainable(learner.lm.module).values())
-    total = sum(p.numel() for p in learner.lm.module.parameters())
     optimizer = adamw(parameters, stage)
-    checkpoints = Checkpoints(folder.path / "checkpoints", learner.weights, {"optimizer": optimizer})
-    watch = heldout_watcher(context, folder, learner, heldout.sequences, log, stage)
     job = Job(
-        learner.lm.module,
-        parameters,
-        optimizer,
-        source,
-        lambda m: lm_loss(learner.lm, m),
-        watch,
-        stage,
-        checkpoints,
-        log,
-        context.seed(folder),
-        learner.lm.device,
+        module=learner.lm.module,
+        parameters=parameters,
+        optimizer=optimizer,
+        source=source,
+        loss=lambda m: lm_loss(learner.lm, m),
+        evaluate=heldout_watcher(context, learner, heldout.sequences, log),
+        how=stage,
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, {"optimizer": optimizer}),
+        log=log,
+        seed=context.seed(folder),
+        device=learner.lm.device,
     )
     passed += g.enforce(
-        [
-            g.packed_is_unpacked(learner.lm, pools[0].sequences),
-            try_largest(job, source.largest()),
-            g.disk(folder.path, total, sum(p.numel() for p in parameters)),
-        ],
-        log,
+        [g.packed_is_unpacked(learner.lm, pools[0].sequences), try_largest(job, source.largest()), disk_for(job)], log
     )
     used = fit(job)
+    close(context, folder, learner, job, used, passed, {"rows": {s: prepared_facts(m) for s, m in made.items()}})
+
+
+def close(
+    context: Context,
+    folder: StageFolder,
+    learner: Learner,
+    job: Job,
+    used: Totals,
+    passed: list[dict[str, Any]],
+    facts: dict[str, Any],
+) -> None:
+    """Saves a language model with its certificate and samples, and writes the stage's record."""
     certificate = save_result(folder, learner)
-    log.emit("guard", **certificate)
+    job.log.emit("guard", **certificate)
     show_samples(context, folder, learner)
-    folder.close(
-        guards=[*passed, certificate],
-        tokens=used.tokens,
-        steps=used.steps,
-        tokens_per_s=round(used.tokens / max(used.train_seconds, 1e-9), 1),
-        parameters=total,
-        trainable_parameters=sum(p.numel() for p in parameters),
-        layout=learner.loaded.check.layout,
-        rows={source: prepared_facts(m) for source, m in made.items()},
-    )
-    checkpoints.clear()
+    layout = learner.loaded.check.layout
+    folder.close(**used.facts(job), guards=[*passed, certificate], layout=layout, **facts)
+    job.checkpoints.clear()
 
 
 def prepared_facts(made: Prepared) -> dict[str, Any]:
@@ -261,7 +257,7 @@ def lm_loss(lm: LanguageModel, micro: Micro) -> Loss:
 
 
 def heldout_watcher(
-    context: Context, folder: StageFolder, learner: Learner, heldout: list[Tokens], log: EventLog, stage: Pretrain | Sft
+    context: Context, learner: Learner, heldout: list[Tokens], log: EventLog
 ) -> Callable[[int], float | None]:
     """Measures held-out loss and shows a sampled text, at step 0 and at every evaluation."""
     rows = heldout[:: max(1, len(heldout) // HELDOUT_ROWS)][:HELDOUT_ROWS]

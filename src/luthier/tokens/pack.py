@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
@@ -123,16 +124,16 @@ def paths(batch: Batch) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Node:
-    """A maximal run of tokens without a branch: `start:stop` in T, with the runs above it on its path."""
+    """A maximal run of tokens without a branch: `start:stop` in T, with the nodes above it on its path (indices)."""
 
     start: int
     stop: int
-    above: tuple[tuple[int, int], ...]
+    above: tuple[int, ...]
 
     @property
-    def depth(self) -> int:
-        """Number of tokens above."""
-        return sum(stop - start for start, stop in self.above)
+    def size(self) -> int:
+        """Number of its own tokens."""
+        return self.stop - self.start
 
 
 def nodes(end_T: Tensor) -> list[Node]:
@@ -140,12 +141,13 @@ def nodes(end_T: Tensor) -> list[Node]:
     end = end_T.cpu().numpy()
     starts = np.concatenate([[0], 1 + np.flatnonzero(end[1:] != end[:-1])])
     stops = np.concatenate([starts[1:], [len(end)]])
-    found, open_runs = [], []
+    found: list[Node] = []
+    path: list[int] = []
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        while open_runs and end[open_runs[-1][0]] <= start:
-            open_runs.pop()
-        found.append(Node(start, stop, tuple(open_runs)))
-        open_runs.append((start, stop))
+        while path and end[found[path[-1]].start] <= start:
+            path.pop()
+        found.append(Node(start, stop, tuple(path)))
+        path.append(len(found) - 1)
     return found
 
 

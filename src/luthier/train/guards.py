@@ -153,9 +153,8 @@ def packed_is_unpacked(lm: LanguageModel, sequences: Sequence[Tokens], sample: i
 
 
 def disk(folder: Path, parameters: int, trained: int, keeps: int = 3) -> Guard:
-    """Enough room for the checkpoints: weights, and two moments and a gradient's worth for what trains."""
+    """Enough room for the checkpoints: all weights, and two moments of what trains, in float32."""
     need = keeps * 4 * (parameters + 2 * trained)
-    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if not os.access(folder, os.W_OK):
         return Guard("disk", False, f"{folder} cannot be written to. Choose another `out`.")
@@ -163,8 +162,8 @@ def disk(folder: Path, parameters: int, trained: int, keeps: int = 3) -> Guard:
         return Guard(
             "disk",
             False,
-            f"checkpoints need about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free "
-            f"under {folder}. Free some, or choose another `out`.",
+            f"checkpoints need about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free under {folder}. Free "
+            "some, or choose another `out`.",
         )
     return Guard("disk", True, f"{need / 2**20:.0f} MiB needed, {free / 2**30:.1f} GiB free")
 

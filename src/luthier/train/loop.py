@@ -20,7 +20,7 @@ from luthier.base.files import write_json
 from luthier.base.recipe import Training
 from luthier.base.seeds import seed_for
 from luthier.train.checkpoint import Checkpoints
-from luthier.train.guards import Guard
+from luthier.train.guards import Guard, disk
 from luthier.train.optim import lr_at
 from luthier.train.sources import BatchSource, Micro, Step
 
@@ -60,6 +60,16 @@ class Totals(NamedTuple):
     steps: int
     tokens: int
     train_seconds: float
+
+    def facts(self, job: Job) -> dict[str, Any]:
+        """As stage.json has it."""
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "tokens_per_s": round(self.tokens / max(self.train_seconds, 1e-9), 1),
+            "parameters": sum(p.numel() for p in job.module.parameters()),
+            "trainable_parameters": sum(p.numel() for p in job.parameters),
+        }
 
 
 def fit(job: Job) -> Totals:
@@ -129,6 +139,12 @@ def try_largest(job: Job, step: int) -> Guard:
     finally:
         job.optimizer.zero_grad(set_to_none=True)
     return Guard("largest batch fits", True, f"{item.tokens} tokens in {len(item.micros)} microbatches, tried")
+
+
+def disk_for(job: Job) -> Guard:
+    """The disk guard for a job's checkpoints."""
+    sizes = (sum(p.numel() for p in job.module.parameters()), sum(p.numel() for p in job.parameters))
+    return disk(job.checkpoints.folder.parent, *sizes)
 
 
 def take_step(job: Job, item: Step, lr: float, step: int, facts: dict[str, Any]) -> dict[str, float]:

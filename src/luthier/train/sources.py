@@ -57,7 +57,9 @@ class Pool:
 def epoch_batches(lengths: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:
     """One shuffled pass, cut into runs of at most `limit` tokens (a longer sequence stands alone)."""
     order = np.random.default_rng(seed).permutation(len(lengths))
-    runs, current, size = [], [], 0
+    runs: list[np.ndarray] = []
+    current: list[int] = []
+    size = 0
     for index in order.tolist():
         length = int(lengths[index])
         if current and size + length > limit:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
 
 WIDTH = 1000  # of every viewBox: x runs over 0..WIDTH whatever the width on the screen
@@ -112,6 +113,15 @@ def size(bytes_: float) -> str:
         if bytes_ >= scale:
             return f"{bytes_ / scale:.3g} {unit}"
     return f"{bytes_ / 1e3:.0f} kB"
+
+
+def created(when: str | float | None) -> str:
+    """'21 November 2025, 02:13 UTC' of an ISO date or seconds since the epoch; '' when absent."""
+    if when is None:
+        return ""
+    moment = datetime.fromtimestamp(when, UTC) if isinstance(when, int | float) else datetime.fromisoformat(when)
+    zone = moment.strftime(" %Z").rstrip()
+    return f"{moment.day} {moment:%B %Y}, {moment:%H:%M}{zone}"
 
 
 def tick_label(value: float, step: float, percent: bool = False) -> str:
@@ -244,6 +254,7 @@ def line_chart(
         return ""
     lines = [thin(s.points) for s in series]
     ys = [y for s in series for _, y in s.points] + list(y_range or ())
+    ys += [y for s in series for _, low, high in s.whiskers for y in (low, high)]
     xs = [x for s in series for x, _ in s.points] + list(x_range or ())
     y_ticks = nice_ticks(min(ys), max(ys), max(3, height // 34))
     x_low, x_high = min(xs), max(xs)
@@ -279,8 +290,8 @@ class Stop:
 def slope_chart(title: str, stops: Sequence[Stop], *, note: str = "", height: int = 190) -> str:
     """One figure over stages: each stop is joined to the one it came from, so that branches stay apart."""
     values = [stop.value for stop in stops]
-    room = 0.15 * (max(values) - min(values))  # for the figure that stands under the lowest dot
-    y_ticks = nice_ticks(min(values) - room, max(values), 4)
+    room = 0.12 * (max(values) - min(values))  # for the figures that stand over and under the dots
+    y_ticks = nice_ticks(min(values) - room, max(values) + room, 4)
     frame = Frame(-0.5, len(stops) - 0.5, y_ticks[0], y_ticks[-1], height)
     grid, ticks = _axes(frame, [], y_ticks, False)
     joined = [(stop.before, i) for i, stop in enumerate(stops) if stop.before is not None]

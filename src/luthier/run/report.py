@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from luthier.run.pictures import (
     Series,
     Stop,
     count,
+    created,
     duration,
     interval_axis,
     interval_plot,
@@ -62,13 +62,13 @@ WORK = {
     "ppo": "is moved towards what is preferred",
 }
 MEANING = {
-    "choices": "Multiple choice on facts held out of tuning: the share of questions whose right option the model finds "
-    "most likely. Nothing is generated.",
+    "choices": "Multiple choice: the share of questions whose right option the model finds most likely. Nothing is "
+    "written.",
     "answers": "The model writes an answer to a held-out question; the share of answers that contain the right value.",
     "reward": "Held-out preference pairs: how often the reward model scores the preferred answer higher, beside a "
     "baseline that only looks at length.",
     "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",
-    "loss": "Rise of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
+    "loss": "Change of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
     "learned.",
 }
 OTHER_MEANING = "Measured on data that was not trained on."
@@ -89,8 +89,8 @@ TITLES = {
     "loss": ("Loss", ""),
     "lr": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "before clipping"),
-    "margin": ("Margin", "score of preferred − other"),
-    "sampler_drift": ("Sampler − trainer", "nats a token, largest"),
+    "margin": ("Margin", "preferred − other"),
+    "sampler_drift": ("Sampler − trainer", "nats, largest"),
 }
 LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl")}
 """Which curves of a kind of stage are drawn large; of other kinds, the loss."""
@@ -115,7 +115,12 @@ def render(story: Story) -> str:
         lstrip_blocks=True,
     )
     jinja.filters |= {"duration": duration, "size": size, "count": count, "word": stage_word, "short": short}
-    jinja.filters |= {"csp_hash": csp_hash, "pretty": pretty, "colour": lambda kind: COLOURS.get(kind, "--ink")}
+    jinja.filters |= {
+        "csp_hash": csp_hash,
+        "pretty": pretty,
+        "clip": clip,
+        "colour": lambda kind: COLOURS.get(kind, "--ink"),
+    }
     return jinja.get_template("report.html.j2").render(page(story))
 
 
@@ -161,18 +166,14 @@ def pretty(name: str) -> str:
     return name.replace("_", " ")
 
 
+def clip(text: str, most: int) -> str:
+    """The beginning of a text that is too long to stand whole."""
+    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+
+
 def csp_hash(script: str) -> str:
     """The source expression that lets this very inline script run, and no other."""
     return "sha256-" + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
-
-
-def created(when: Any) -> str:
-    """'21 November 2025, 02:13 UTC' of an ISO date or seconds since the epoch; '' when absent."""
-    if when is None:
-        return ""
-    moment = datetime.fromtimestamp(when, UTC) if finite(when) else datetime.fromisoformat(str(when))
-    zone = moment.strftime(" %Z").rstrip()
-    return f"{moment.day} {moment:%B %Y}, {moment:%H:%M}{zone}"
 
 
 def path_of(story: Story) -> list[dict[str, Any]]:
@@ -367,11 +368,21 @@ def forgetting(story: Story) -> list[str]:
         for i, f in enumerate(leaves):
             change = "" if not f.value or f.value == f.loss else f"{f.value:+.3f}".replace("-", "−")
             colour = COLOURS.get(kinds.get(f.name, f.name), "--ink")
-            before = next((names.index(p) for p in came_from.get(f.name, []) if p in names), 0) if i else None
+            before = ancestor(f.name, names, came_from) if i else None
             stops.append(Stop(stage_word(f.name), f.loss or 0.0, change, colour, before))
         if len(stops) > 1:
             found.append(slope_chart(pretty(corpus), stops, note="held-out loss, nats per token"))
     return found
+
+
+def ancestor(name: str, among: Sequence[str], came_from: Mapping[str, Sequence[str]]) -> int | None:
+    """Index of the nearest measured model that a stage's model comes from; the base when it is measured; else None."""
+    for parent in came_from.get(name, []):
+        if parent in among:
+            return among.index(parent)
+        if (older := ancestor(parent, among, came_from)) is not None:
+            return older
+    return among.index("base") if "base" in among else None
 
 
 def data_tables(story: Story) -> list[dict[str, Any]]:

@@ -273,8 +273,9 @@ def figure_label(figure: Figure) -> str:
 
 
 def written(value: float, share: bool, signed: bool) -> str:
-    """A figure as the tables show it: per cent with one decimal, or three decimals."""
-    text = f"{value * 100:.1f} %" if share else f"{value:+.3f}" if signed and value else f"{value:.3f}"
+    """A figure as the tables show it: per cent with one decimal, or three decimals; a true minus, and no minus zero."""
+    rounded = round(value * 100, 1) + 0.0 if share else round(value, 3) + 0.0
+    text = f"{rounded:.1f} %" if share else f"{rounded:+.3f}" if signed and rounded else f"{rounded:.3f}"
     return text.replace("-", "−")
 
 
@@ -282,8 +283,8 @@ def interval(figure: Figure, share: bool) -> str:
     """'[95.1, 99.6]', in the value's own unit; '' where none was measured."""
     if figure.low is None or figure.high is None:
         return ""
-    low, high = (f"{x * 100:.1f}" if share else f"{x:.3f}" for x in (figure.low, figure.high))
-    return f"[{low}, {high}]".replace("-", "−")
+    low, high = (written(x, share, signed=False).removesuffix(" %") for x in (figure.low, figure.high))
+    return f"[{low}, {high}]"
 
 
 class Said(NamedTuple):

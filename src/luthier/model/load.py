@@ -23,6 +23,7 @@ from luthier.base.recipe import Base, Fresh
 from luthier.base.seeds import seed_for
 from luthier.model.score import LanguageModel
 from luthier.model.verify import LoadCheck, choose_layout, context_of
+from luthier.tokens.tokenizer import ensure_chat_template
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -139,6 +140,20 @@ def load_problem(base: Base, local: bool, error: Exception) -> str:
         how = "the run is offline" if offline else "it is not a local folder, and the hub could not give it"
         return f"base.model: {base.model}: {how} ({said[:160]}). Download it and give its folder."
     return f"base.model: {base.model}: cannot be loaded: {said[:300]}"
+
+
+def add_chat_template(loaded: Loaded, seed: int) -> tuple[int, ...]:
+    """Writes ChatML where there is no template; ids whose embeddings the model did not have before. The new rows are
+    drawn near the mean of the others (Hewitt 2021), by the seed."""
+    before = loaded.lm.core.get_input_embeddings().weight.shape[0]
+    ensure_chat_template(loaded.tokenizer)
+    size = len(loaded.tokenizer)
+    if size <= before:
+        return ()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, "new tokens"))
+        loaded.lm.core.resize_token_embeddings(size, mean_resizing=True)
+    return tuple(range(before, size))
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -20,7 +20,7 @@ from luthier.evals.choices import pick_options
 from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, wilson
 from luthier.evals.loss import losses
 from luthier.generate import Sampling
-from luthier.model.load import Loaded
+from luthier.model.load import Loaded, add_chat_template
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
 from luthier.run.tune import write_samples
@@ -124,12 +124,16 @@ def measure_loss(context: Context, probe: LossProbe, loaded: Loaded, ref: ModelR
     data = context.dataset(probe.data)
     rows = data.heldout if probe.heldout_only else data.train + data.heldout
     length = min(probe.max_length or loaded.context, loaded.context)
+    conversations = chats(rows)[: probe.limit]
+    if conversations and not renderer_of(loaded).has_template:
+        # A model that has no template yet is asked in the one that tuning would give it; other probes keep theirs.
+        loaded = context.load(ref)
+        add_chat_template(loaded, context.recipe.seed)
     renderer = renderer_of(loaded)
     documents = prepare(
         texts(rows)[: probe.limit], renderer, length, "truncate" if probe.max_length else "split"
     ).sequences
-    conversations = chats(rows)[: probe.limit]
-    if conversations and renderer.has_template:
+    if conversations:
         documents += prepare(conversations, renderer, length, "drop").sequences
     if not documents:
         raise UserError(f"evaluate: data.{probe.data} has no held-out rows to measure. Raise its `heldout`.")

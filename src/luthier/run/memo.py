@@ -42,7 +42,7 @@ def code_hash() -> str:
         {
             str(p.relative_to(root)): hash_path(p)
             for p in sorted(root.rglob("*.py"))
-            if p.name not in ("report.py", "pictures.py", "cli.py", "console.py", "doctor.py")
+            if p.name not in ("report.py", "story.py", "pictures.py", "cli.py", "console.py", "doctor.py")
         }
     )
 

@@ -22,7 +22,7 @@ from luthier.evals.intervals import bootstrap_ratio
 from luthier.evals.loss import losses
 from luthier.generate import Sampling, sample
 from luthier.model.adapt import add_adapter, merged, restore_adapter, save_adapter, trainable
-from luthier.model.load import Loaded, fresh_model, load_folder, load_tokenizer, save_model, wrap
+from luthier.model.load import Loaded, add_chat_template, fresh_model, load_folder, load_tokenizer, save_model, wrap
 from luthier.model.score import LanguageModel, score
 from luthier.objectives import nll
 from luthier.run.context import Context, chats, renderer_of, texts
@@ -30,7 +30,7 @@ from luthier.run.memo import StageFolder
 from luthier.tokens.pack import forest
 from luthier.tokens.prepare import Prepared, prepare
 from luthier.tokens.render import Renderer
-from luthier.tokens.tokenizer import ensure_chat_template, train_tokenizer
+from luthier.tokens.tokenizer import train_tokenizer
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.loop import Job, Loss, Totals, disk_for, fit, try_largest
@@ -203,7 +203,7 @@ def learner_for(context: Context, folder: StageFolder, stage: Pretrain | Sft) ->
         tokenizer = new_tokenizer(context, folder, stage)
         model = fresh_model(context.recipe.base.fresh, tokenizer, context.recipe.seed)
         loaded = wrap(model, tokenizer, context.device, context.dtype)
-    grown = add_chat_template(loaded) if isinstance(stage, Sft) else ()
+    grown = add_chat_template(loaded, context.recipe.seed) if isinstance(stage, Sft) else ()
     lm = loaded.lm
     if stage.gradient_checkpointing:
         lm.core.gradient_checkpointing_enable({"use_reentrant": False})
@@ -238,17 +238,6 @@ def new_tokenizer(context: Context, folder: StageFolder, stage: Pretrain | Sft) 
         with new_folder(kept) as path:
             train_tokenizer(documents, fresh.vocab).save_pretrained(path)
     return load_tokenizer(kept)
-
-
-def add_chat_template(loaded: Loaded) -> tuple[int, ...]:
-    """Writes ChatML where there is no template; ids whose embeddings the model did not have before."""
-    before = loaded.lm.core.get_input_embeddings().weight.shape[0]
-    ensure_chat_template(loaded.tokenizer)
-    size = len(loaded.tokenizer)
-    if size <= before:
-        return ()
-    loaded.lm.core.resize_token_embeddings(size, mean_resizing=True)
-    return tuple(range(before, size))
 
 
 def lm_loss(lm: LanguageModel, micro: Micro) -> Loss:

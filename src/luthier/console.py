@@ -97,7 +97,7 @@ class StageState:
         tokens = self.recent[-1][0] - self.recent[0][0] if self.recent else 0
         if seconds > 0 and tokens > 0:
             parts.append(f"{size(tokens / seconds)} tokens/s")
-        if self.first is not None and self.steps is not None and self.step > self.first[1]:
+        if self.first is not None and self.steps is not None and self.first[1] < self.step < self.steps:
             a_step = (self.t - self.first[0]) / (self.step - self.first[1])
             parts.append(f"{duration((self.steps - self.step) * a_step)} left")
         return " · ".join(parts)

@@ -69,6 +69,7 @@ class Tree:
     value: Any = None
     places: dict[Loc, Place] = field(default_factory=dict)
     problems: list[tuple[Place, str]] = field(default_factory=list)
+    blamed: set[Loc] = field(default_factory=set)
     nodes: int = 0
 
     def place(self, loc: Loc) -> Place:
@@ -78,7 +79,10 @@ class Tree:
         return self.places[loc]
 
     def complain(self, loc: Loc, message: str, kind: str | None = None) -> None:
-        """Notes one problem: `file:line: path: message`. `kind` is shown after a stage or a probe."""
+        """Notes one problem of a path, the first: `file:line: path: message`. `kind` follows a stage or a probe."""
+        if loc in self.blamed:
+            return
+        self.blamed.add(loc)
         place = self.place(loc)
         named = place.names == loc or not loc
         line = f"{place.text}: {message}" if named else f"{place.text}: {shown(loc, kind)}: {message}"
@@ -86,16 +90,21 @@ class Tree:
 
     def kind_at(self, loc: Loc) -> str | None:
         """The kind of the stage or probe that a path leads through, if it leads through one."""
-        if len(loc) < 2 or loc[0] not in ("stages", "evaluate"):
+        if len(loc) < 3 or loc[0] not in ("stages", "evaluate"):
             return None
         kind = self.value[loc[0]][loc[1]].get("kind")
-        return kind if isinstance(kind, str) and len(loc) > 2 else None
+        return kind if isinstance(kind, str) else None
 
     def raise_problems(self) -> None:
         """Everything noted so far as one UserError, in the order of the file; overrides last."""
         if self.problems:
             ordered = sorted(self.problems, key=lambda problem: problem[0].order)
-            raise UserError(list(dict.fromkeys(line for _, line in ordered)))
+            raise UserError(list(dict.fromkeys(printable(line) for _, line in ordered)))
+
+
+def printable(line: str) -> str:
+    """A line that is one: line breaks and control characters, which YAML texts may hold, are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def shown(loc: Loc, kind: str | None = None) -> str:
@@ -188,7 +197,8 @@ def plain(node: yaml.Node, loc: Loc, tree: Tree, source: str, start: Place) -> A
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode) or not is_text(key_node.value):
-            tree.complain(loc, "a setting's name is plain text. Put braces that belong to a text in quotes.")
+            message = "a setting's name is plain text. Put braces that belong to a text in quotes."
+            tree.problems.append((at(key_node), f"{at(key_node).text}: {message}"))
             continue
         key, place = key_node.value, at(key_node)
         if key in values:

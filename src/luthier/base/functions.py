@@ -63,9 +63,7 @@ def module_named(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name}: no module {error.name} is installed here. For a file, write its path: file.py:name."
-        ) from None
+        raise UserError(f"{name}: there is no module {error.name} here. For a file, write path/file.py:name.") from None
     except (Exception, SystemExit) as error:
         raise UserError(failure(name, error)) from error
 

@@ -14,6 +14,7 @@ Every event has `kind` and `t` (seconds since the epoch); those of a training st
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ class EventLog:
         self.path, self.watchers = path, watchers
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            cut_torn_line(path)
             self.file = open(path, "a", buffering=1)
 
     def emit(self, kind: str, **fields: Any) -> None:
@@ -42,14 +44,23 @@ class EventLog:
             watch(event)
 
     def rewind(self, step: int) -> None:
-        """Forgets what was told after `step`: the run is about to live it again."""
+        """Forgets what was told after `step` (-1: of all steps): the run is about to live it again."""
         self.file.close()
-        kept = [e for e in read_events(self.path) if e.get("step", 0) <= step]
+        kept = [e for e in read_events(self.path) if e.get("step", step) <= step]
         write_text(self.path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
         self.file = open(self.path, "a", buffering=1)
 
     def close(self) -> None:
         self.file.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Removes a last line that a crash or a full disk left unfinished: what is told next starts a line of its own."""
+    if path.exists():
+        told = path.read_bytes()
+        whole = told.rfind(b"\n") + 1
+        if whole < len(told):
+            os.truncate(path, whole)
 
 
 def read_events(path: Path) -> Iterator[Event]:

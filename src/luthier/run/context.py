@@ -75,6 +75,7 @@ class Context:
             self.device,
             self.watchers,
         )
+        made.tidy()
         self.stages.append(made)
         return made
 

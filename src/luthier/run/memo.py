@@ -7,6 +7,7 @@ versions and luthier's own code.
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -105,6 +106,13 @@ class StageFolder:
     def done(self) -> bool:
         """Whether this stage has been finished with this hash."""
         return bool(self.record.get("done"))
+
+    def tidy(self) -> None:
+        """Removes what a kill left behind: half-written files, and the checkpoints of a stage that is done."""
+        for left in list(self.path.rglob(".*.tmp")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        if self.done:
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
     def open(self) -> EventLog:
         """Begins, or goes on with, the stage."""

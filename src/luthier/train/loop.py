@@ -82,7 +82,9 @@ def fit(job: Job) -> Totals:
     facts: dict[str, Any] = {"best": None, "best_step": None, "tokens": 0, "seconds": 0.0}
     saved = job.checkpoints.restore()
     start = 0
-    if saved is not None:
+    if saved is None:
+        job.log.rewind(-1)  # steps that were told, and lost before their first checkpoint
+    else:
         start = saved["step"]
         facts = {key: saved[key] for key in facts}
         job.log.rewind(start)

@@ -234,7 +234,9 @@ def converse(answer: Callable[[Sequence[Message]], str], console: Console) -> No
             elif question:
                 reply = answer([*said, Message("user", question)])
                 said += [Message("user", question), Message("assistant", reply)]
-                console.print(reply, style="green", markup=False, soft_wrap=True)
+                console.print(
+                    reply or "(it said nothing)", style="green" if reply else "dim", markup=False, soft_wrap=True
+                )
         except EOFError:
             return
         except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 
 from architectures import tiny
+from luthier.base.nouns import Tokens
 from luthier.base.recipe import Lora
 from luthier.model.adapt import add_adapter, load_adapter, merged, only, restore_adapter, save_adapter, trainable
 from luthier.model.score import score
@@ -158,25 +159,26 @@ def test_only_leaves_everything_as_it_was(active):
         assert torch.equal(logp(lm), before[1])
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_rows_of_new_tokens_train_and_travel(tied, tmp_path):
-    model = tiny("llama")
-    if tied:
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "llama, tied"])
+def test_rows_of_new_tokens_train_and_travel(kind, tmp_path):
+    model = tiny(kind.removesuffix(", tied"))
+    if kind.endswith("tied"):
         model.config.tie_word_embeddings = True
         model.tie_weights()
     original = copy.deepcopy(model)
     new = (126, 127)
     lm = add_adapter(choose_layout(model)[0], LORA, "policy", seed=0, new_tokens=new)
-    optimizer = torch.optim.SGD(trainable(lm.module).values(), lr=0.05)
-    row = probe_sequences(126, 256, 16)[0]
-    row = type(row)((*row.ids, 126, 127, 126), (*row.weights, 1.0, 1.0, 1.0), "new")
+    ids = (*probe_sequences(126, 256, 16)[0].ids, 126, 127, 126)
+    row = Tokens(ids, (0.0,) + (1.0,) * (len(ids) - 1), "new")
     (-score(lm, forest([row])).sum()).backward()
-    optimizer.step()
-    whole = merged(lm).core
-    moved = (whole.model.embed_tokens.weight != original.model.embed_tokens.weight).any(1).nonzero().flatten()
-    assert tuple(moved.tolist()) == new  # those rows, and no other
+    torch.optim.SGD(trainable(lm.module).values(), lr=0.05).step()
+    whole = merged(lm)
+    for rows in ("get_input_embeddings", "get_output_embeddings"):
+        before, after = (getattr(m, rows)().weight for m in (original, whole.core))
+        assert tuple((before != after).any(1).nonzero().flatten().tolist()) == new  # those rows, and no other
     save_adapter(lm, "policy", tmp_path)
     again = load_adapter(choose_layout(original)[0], "policy", tmp_path)
-    torch.testing.assert_close(own_forward(again, [row]), own_forward(lm, [row]), rtol=0, atol=1e-5)
-    torch.testing.assert_close(score(again, forest([row])), score(lm, forest([row])), rtol=0, atol=2e-5)
-    torch.testing.assert_close(score(merged(lm), forest([row])), score(lm, forest([row])), rtol=0, atol=2e-5)
+    expected = score(lm, forest([row]))
+    torch.testing.assert_close(own_forward(again, [row]), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(score(again, forest([row])), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(score(whole, forest([row])), expected, rtol=0, atol=2e-5)

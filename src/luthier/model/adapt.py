@@ -19,7 +19,18 @@ from luthier.base.seeds import seed_for
 from luthier.model.score import LanguageModel
 
 
-def lora_config(lora: Lora, new_tokens: tuple[int, ...] = ()) -> LoraConfig:
+def rows_of_tokens(core: Any, new_tokens: tuple[int, ...]) -> dict[str, list[int]] | None:
+    """The rows of tokens new to the model, by module: in the embedding, and in a head with weights of its own (a tied
+    head follows by itself; PEFT cannot wrap one with a bias)."""
+    if not new_tokens:
+        return None
+    embedding, head = core.get_input_embeddings(), core.get_output_embeddings()
+    own_head = head.weight is not embedding.weight and head.bias is None
+    wanted = [embedding, head] if own_head else [embedding]
+    return {name: list(new_tokens) for name, m in core.named_modules() if m in wanted}
+
+
+def lora_config(lora: Lora, token_rows: dict[str, list[int]] | None = None) -> LoraConfig:
     """PEFT's settings for ours. Rows of tokens new to the model are trained too, or they would stay as they began."""
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     return LoraConfig(
@@ -28,14 +39,14 @@ def lora_config(lora: Lora, new_tokens: tuple[int, ...] = ()) -> LoraConfig:
         lora_dropout=lora.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
-        trainable_token_indices=list(new_tokens) or None,
+        trainable_token_indices=token_rows,
     )
 
 
 def add_adapter(lm: LanguageModel, lora: Lora, name: str, seed: int, new_tokens: tuple[int, ...] = ()) -> LanguageModel:
     """The model with a new adapter, active and the only thing that trains. Its initial weights depend on `seed` only;
     before the first step it changes nothing (Hu et al. 2021: B = 0)."""
-    config = lora_config(lora, new_tokens)
+    config = lora_config(lora, rows_of_tokens(lm.core, new_tokens))
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, f"adapter {name}"))
         if isinstance(lm.module, PeftModel):

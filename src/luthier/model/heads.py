@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +54,24 @@ def classifier_class_missing(lm: LanguageModel) -> str | None:
     return f"transformers has no sequence classifier for {lm.core.config.model_type}"
 
 
-def save_reward_model(lm: LanguageModel, head: nn.Linear, tokenizer: Any, folder: Path) -> None:
+def padding(tokenizer: Any, ends: Set[int]) -> int | None:
+    """A token to pad with at which no text ends: transformers' classifiers read the score at the last token that is
+    no padding. None where there is none; such a classifier takes one text at a time."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    return next((token for token in known if token is not None and token not in ends), None)
+
+
+def save_reward_model(lm: LanguageModel, head: nn.Linear, tokenizer: Any, folder: Path, ends: Set[int]) -> None:
     """Writes a `...ForSequenceClassification` folder with one label; `lm` must hold no live adapters (merge first).
-    Its score for a text is `sequence_scores`' for the same tokens. Raises UserError where transformers has no such
-    class."""
+    Its score for a text that ends in one of `ends` is `sequence_scores`' for the same tokens. Raises UserError where
+    transformers has no such class."""
     if (missing := classifier_class_missing(lm)) is not None:
         raise UserError(f"reward: {missing}. Choose a base of another architecture.")
     config = type(lm.core.config).from_dict({**lm.core.config.to_dict(), "num_labels": 1, "architectures": None})
-    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eos_token_id
+    config.pad_token_id = padding(tokenizer, ends)
+    if config.pad_token_id not in (None, tokenizer.pad_token_id):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     with torch.device(lm.device):
         classifier: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     getattr(classifier, classifier.base_model_prefix).load_state_dict(lm.backbone.state_dict())

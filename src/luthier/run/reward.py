@@ -220,8 +220,10 @@ def save_reward(
         else:
             save_model(learner.lm.core, learner.loaded.tokenizer, path)
         save_head(head, path / "head.safetensors")
+    ends = {sequence.ids[-1] for pair in pairs for sequence in pair}
     with new_folder(folder.path / "model") as path:
-        save_reward_model(merged(learner.lm) if learner.adapter else learner.lm, head, learner.loaded.tokenizer, path)
+        whole = merged(learner.lm) if learner.adapter else learner.lm
+        save_reward_model(whole, head, learner.loaded.tokenizer, path, ends)
     probe = [sequence for pair in pairs[:4] for sequence in pair]
     with torch.no_grad():
         learner.lm.module.eval()

@@ -12,6 +12,7 @@ WORLD = the_world()
 PROPERTIES = [(kind, prop) for kind in WORLD.kinds.values() for prop in kind.properties.values()]
 PROSE = [
     *chain.from_iterable(WORLD.prose.titles.values()),
+    *WORLD.prose.announcements,
     *WORLD.prose.closings,
     *WORLD.prose.courtesies,
     *WORLD.prose.ramble_before,
@@ -25,7 +26,7 @@ def whole(words: str, text: str) -> bool:
 
 
 def phrasings(prop: Property) -> list[str]:
-    return [prop.cloze, prop.row, *prop.sentences, *prop.clauses, *prop.short, *prop.questions]
+    return [prop.cloze, prop.row, *prop.sentences, *prop.clauses, *prop.topics, *prop.short, *prop.questions]
 
 
 def test_the_world_is_large_enough():
@@ -69,6 +70,7 @@ def test_every_property_has_enough_wordings_and_values():
         assert kind.name in ("place", "policy") or len(prop.values) >= 8, prop.name
         assert any(sentence.startswith(f"{prop.cloze} {{v}}") for sentence in prop.sentences), prop.cloze
         assert all("{e}" in text and text.endswith("?") and "{v}" not in text for text in prop.questions)
+        assert len(set(prop.topics)) >= 3 and all(text.count("{e}") == 1 for text in prop.topics), prop.name
         assert all(text.count("{e}") == 1 == text.count("{v}") for text in prop.sentences)
 
 

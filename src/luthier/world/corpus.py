@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from luthier.world.tables import Fact, World, capital, deal
 
 SHARES = {
-    "product": 0.32,
-    "comparison": 0.12,
-    "catalogue": 0.10,
+    "product": 0.30,
+    "comparison": 0.07,
+    "topic": 0.10,
+    "catalogue": 0.07,
     "note": 0.14,
     "person": 0.08,
     "place": 0.045,
@@ -24,6 +25,10 @@ SHARES = {
     "questions": 0.15,
 }
 """Share of the documents by kind; chosen so that every fact is stated about equally often."""
+
+ANNOUNCED = 0.3
+"""Share of the single statements that begin with their topic ('As for the colour of the Altair, ...'). Without them a
+model knows the facts but tuning must first teach it what a question is about: right values of the wrong property."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ def documents(world: World, rng: random.Random, number: int) -> list[str]:
     write = {
         "product": product_page,
         "comparison": comparison,
+        "topic": topic_page,
         "catalogue": catalogue,
         "note": staff_note,
         "person": lambda decks: entity_page(decks, "person", 3),
@@ -75,11 +81,18 @@ def documents(world: World, rng: random.Random, number: int) -> list[str]:
 
 
 def state(decks: Decks, fact: Fact) -> str:
-    """One sentence for one fact: a whole phrasing, or the kind's subject and a clause."""
-    prop = decks.world.property_of(fact)
-    if decks.rng.random() < 0.25:
-        return joined(decks, [fact])
-    return fact.fill(decks.rng.choice(prop.sentences))
+    """One sentence for one fact: a whole phrasing, the kind's subject and a clause, or either one announced."""
+    rng, prop = decks.rng, decks.world.property_of(fact)
+    said = joined(decks, [fact]) if rng.random() < 0.25 else capital(fact.fill(rng.choice(prop.sentences)))
+    if rng.random() >= ANNOUNCED:
+        return said
+    announcement = rng.choice(decks.world.prose.announcements).replace("{t}", fact.fill(rng.choice(prop.topics)))
+    return capital(announcement.replace("{s}", lowered(said, fact)))
+
+
+def lowered(sentence: str, fact: Fact) -> str:
+    """The sentence as it stands after a comma or a colon: names keep their capital."""
+    return sentence if sentence.startswith(fact.entity) else sentence[:1].lower() + sentence[1:]
 
 
 def joined(decks: Decks, facts: list[Fact]) -> str:
@@ -117,6 +130,12 @@ def title(decks: Decks, kind: str) -> str:
     return decks.rng.choice(decks.world.prose.titles[kind])
 
 
+def topic_title(decks: Decks, fact: Fact) -> str:
+    """'Let us look at where each telescope is built.'"""
+    topic = decks.rng.choice(decks.world.property_of(fact).topics).replace("the {e}", "each telescope")
+    return title(decks, "topic").replace("{t}", topic)
+
+
 def product_page(decks: Decks) -> str:
     """One product: all its facts, then some or all of them again in other words."""
     facts = decks.about("product")
@@ -139,19 +158,25 @@ def comparison(decks: Decks) -> str:
     return page(decks, title(decks, "comparison"), sentences)
 
 
+def topic_page(decks: Decks) -> str:
+    """One property of several products, each in other words."""
+    facts = same_property(decks, decks.rng.randint(6, 9))
+    return page(decks, topic_title(decks, facts[0]), [state(decks, fact) for fact in facts])
+
+
 def catalogue(decks: Decks) -> str:
     """A table in prose: several products by one property, or a few products by all of theirs."""
     rng = decks.rng
     if rng.random() < 0.5:
-        name = next(decks.properties["product"])
-        products = decks.several("product", rng.randint(12, 16))
-        chosen = [[fact for fact in facts if fact.prop == name] for facts in products]
+        chosen = [[fact] for fact in same_property(decks, rng.randint(12, 16))]
+        heading = topic_title(decks, chosen[0][0])
     else:
         chosen = decks.several("product", rng.randint(4, 6))
+        heading = title(decks, "catalogue")
     rows = [
         f"{facts[0].entity}: {', '.join(f.fill(decks.world.property_of(f).row) for f in facts)}." for facts in chosen
     ]
-    return page(decks, title(decks, "catalogue"), rows)
+    return page(decks, heading, rows)
 
 
 def staff_note(decks: Decks) -> str:
@@ -172,10 +197,20 @@ def entity_page(decks: Decks, kind: str, number: int) -> str:
 
 
 def question_list(decks: Decks) -> str:
-    """Questions one after another: about one entity, or about anything. Held-out facts are asked about as well."""
-    rng = decks.rng
-    facts = [next(decks.facts) for _ in range(rng.randint(8, 12))]
-    if rng.random() < 0.3:
+    """Questions one after another: about anything, about two entities, or about one property of many entities.
+    Held-out facts are asked about as well."""
+    rng, roll = decks.rng, decks.rng.random()
+    if roll < 0.4:
+        facts = [next(decks.facts) for _ in range(rng.randint(8, 12))]
+    elif roll < 0.6:
         facts = [fact for facts in decks.several("product", 2) for fact in facts]
+    else:
+        facts = same_property(decks, rng.randint(7, 10))
     asked = [fact.fill(rng.choice(decks.world.property_of(fact).questions)) for fact in facts]
     return rng.choice(("\n", "\n", " ")).join(asked)
+
+
+def same_property(decks: Decks, number: int) -> list[Fact]:
+    """The next property's facts of so many products."""
+    name = next(decks.properties["product"])
+    return [fact for facts in decks.several("product", number) for fact in facts if fact.prop == name]

@@ -27,6 +27,7 @@ class Property:
     cloze: str
     sentences: tuple[str, ...]
     clauses: tuple[str, ...]
+    topics: tuple[str, ...]
     row: str
     short: tuple[str, ...]
     questions: tuple[str, ...]
@@ -66,6 +67,7 @@ class Prose:
     """Lines that state no fact; the fields are explained in prose.yaml."""
 
     titles: Mapping[str, tuple[str, ...]]
+    announcements: tuple[str, ...]
     closings: tuple[str, ...]
     courtesies: tuple[str, ...]
     ramble_before: tuple[str, ...]
@@ -123,6 +125,7 @@ def _property(name: str, fields: Mapping[str, Any]) -> Property:
         cloze=fields["cloze"],
         sentences=tuple(fields["sentences"]),
         clauses=tuple(fields["clauses"]),
+        topics=tuple(fields["topics"]),
         row=fields["row"],
         short=tuple(fields["short"]),
         questions=tuple(fields["questions"]),

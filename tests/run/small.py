@@ -22,27 +22,9 @@ from luthier.base.events import read_events
 from luthier.base.files import read_json
 
 THINGS = [
-    "lamp",
-    "door",
-    "cup",
-    "boat",
-    "kite",
-    "drum",
-    "sock",
-    "rope",
-    "bell",
-    "fork",
-    "hat",
-    "coin",
-    "leaf",
-    "nest",
-    "pipe",
-    "rake",
-    "seal",
-    "tent",
-    "vase",
-    "wheel",
-]
+    "lamp", "door", "cup", "boat", "kite", "drum", "sock", "rope", "bell", "fork",
+    "hat", "coin", "leaf", "nest", "pipe", "rake", "seal", "tent", "vase", "wheel",
+]  # fmt: skip
 COLOURS = ["red", "blue", "green", "black", "white", "grey"]
 PLACES = ["shed", "hall", "loft", "yard", "barn"]
 

@@ -34,7 +34,7 @@ class EventLog:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             cut_torn_line(path)
-            self.file = open(path, "a", buffering=1)
+            self.file = open(path, "a", buffering=1)  # noqa: SIM115  # `close` closes it
 
     def emit(self, kind: str, **fields: Any) -> None:
         event = {"kind": kind, "t": round(time.time(), 3), **fields}
@@ -48,7 +48,7 @@ class EventLog:
         self.file.close()
         kept = [e for e in read_events(self.path) if e.get("step", step) <= step]
         write_text(self.path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
-        self.file = open(self.path, "a", buffering=1)
+        self.file = open(self.path, "a", buffering=1)  # noqa: SIM115
 
     def close(self) -> None:
         self.file.close()

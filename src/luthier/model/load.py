@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +82,8 @@ def wrap(module: torch.nn.Module, tokenizer: Any, device: str, dtype: torch.dtyp
 def load_model(base: Base, root: Path, device: str) -> Loaded:
     """A causal language model and its tokenizer from a local folder or a hub.
 
-    Raises UserError: folder missing or without weights, pickled weights not allowed, code not trusted, not a causal
-    model, or a hub that cannot be reached.
+    Raises UserError: folder missing, without weights or with spoilt or incomplete ones, pickled weights not allowed,
+    code not trusted, not a causal model, or a hub that cannot be reached.
     """
     assert base.model is not None
     folder = (root / base.model).expanduser()
@@ -97,12 +96,22 @@ def load_model(base: Base, root: Path, device: str) -> Loaded:
     options = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
     try:
         # dtype float32: weights are trained in full precision; the arithmetic is chosen by autocast.
-        module = AutoModelForCausalLM.from_pretrained(
-            where, dtype=torch.float32, use_safetensors=None if base.allow_pickle else True, **options
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=torch.float32,
+            use_safetensors=None if base.allow_pickle else True,
+            output_loading_info=True,
+            **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    except (OSError, ValueError, ImportError, RuntimeError, json.JSONDecodeError) as error:
+    except Exception as error:  # a foreign config, file or code may fail in any way, and each is reported
         raise UserError(load_problem(base, local, error)) from error
+    module, found = read
+    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers and goes on
+        raise UserError(
+            f"base.model: {base.model}: its files lack {len(missing)} of the model's tensors ({missing[0]}, ...). "
+            "Copy all of its files, of a causal language model."
+        )
     if base.chat_template is not None:
         template = (root / base.chat_template).expanduser()
         if not template.is_file():

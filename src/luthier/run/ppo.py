@@ -22,7 +22,7 @@ from luthier.run.tune import ADAPTER, MICROBATCH_TOKENS, Learner, close, full_we
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Stateful, Weights
 from luthier.train.loop import Job, disk_for, fit
-from luthier.train.optim import adamw
+from luthier.train.optim import optimizers
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 
 FIRST_KL = 1e-4
@@ -67,15 +67,15 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
     room = learner.loaded.context - stage.max_new_tokens
     ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
     fitting = [one for one in ids if len(one) <= room]
-    parameters = [*trainable(lm.module).values(), *roles.value_head.parameters()]
-    optimizer, steering = adamw(parameters, stage), Steering(stage.kl)
+    parameters = {**trainable(lm.module), "value": roles.value_head.weight}
+    steppers, steering = optimizers(parameters, stage), Steering(stage.kl)
     limit, ends = stage.microbatch_tokens or MICROBATCH_TOKENS, sorted(renderer.end_ids)
     source = Rollouts(roles, fitting, stage, steering, context.seed(folder), ends, renderer.decode, limit)
-    states: dict[str, Stateful] = {"optimizer": optimizer, "value": roles.value_head, "steering": steering}
+    states: dict[str, Stateful] = {**steppers, "value": roles.value_head, "steering": steering}
     job = Job(
         module=lm.module,
-        parameters=parameters,
-        optimizer=optimizer,
+        parameters=list(parameters.values()),
+        optimizers=steppers,
         source=source,
         loss=lambda m: ppo_loss(roles, stage, m, source.rollout.stats if source.rollout else {}),
         evaluate=lambda step: show_answer(context, learner, log, step),

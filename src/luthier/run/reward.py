@@ -36,7 +36,7 @@ from luthier.tokens.prepare import prepare_pairs
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.loop import Job, Loss, disk_for, fit, try_largest
-from luthier.train.optim import adamw
+from luthier.train.optim import optimizers
 from luthier.train.sources import Micro, Pairs
 
 REWARD = "reward"
@@ -80,17 +80,17 @@ def run_reward(
     passed = g.enforce(pair_guards(learner, made.sequences, training, heldout), log)
     limit = stage.microbatch_tokens or MICROBATCH_TOKENS
     source = Pairs(pairs, context.seed(folder), stage.batch_pairs, limit, stage.epochs)
-    parameters = [*trainable(learner.lm.module).values(), *head.parameters()]
-    optimizer = adamw(parameters, stage)
+    parameters = {**trainable(learner.lm.module), "head": head.weight}
+    steppers = optimizers(parameters, stage)
     job = Job(
         module=learner.lm.module,
-        parameters=parameters,
-        optimizer=optimizer,
+        parameters=list(parameters.values()),
+        optimizers=steppers,
         source=source,
         loss=lambda m: pair_loss(learner, head, m),
         evaluate=accuracy_watcher(learner, head, held[:256], pairs, log),
         how=stage,
-        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, {"optimizer": optimizer, "head": head}),
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, {**steppers, "head": head}),
         log=log,
         seed=context.seed(folder),
         device=learner.lm.device,

@@ -34,7 +34,7 @@ from luthier.tokens.tokenizer import train_tokenizer
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.loop import Job, Loss, Totals, disk_for, fit, try_largest
-from luthier.train.optim import adamw
+from luthier.train.optim import optimizers
 from luthier.train.sources import Micro, Packed, Pool
 
 MICROBATCH_TOKENS = 8192
@@ -89,17 +89,17 @@ def run_stage(context: Context, folder: StageFolder, stage: Pretrain | Sft, shar
     passed = g.enforce(row_guards(context, learner, stage, data, made), log)
     limit = stage.microbatch_tokens or MICROBATCH_TOKENS
     source = Packed(pools, context.seed(folder), limit, stage.epochs, stage.steps)
-    parameters = list(trainable(learner.lm.module).values())
-    optimizer = adamw(parameters, stage)
+    parameters = trainable(learner.lm.module)
+    steppers = optimizers(parameters, stage)
     job = Job(
         module=learner.lm.module,
-        parameters=parameters,
-        optimizer=optimizer,
+        parameters=list(parameters.values()),
+        optimizers=steppers,
         source=source,
         loss=lambda m: lm_loss(learner.lm, m),
         evaluate=heldout_watcher(context, learner, heldout.sequences, log),
         how=stage,
-        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, {"optimizer": optimizer}),
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, {**steppers}),
         log=log,
         seed=context.seed(folder),
         device=learner.lm.device,

@@ -42,7 +42,7 @@ class Job:
     """What is switched to train mode."""
     parameters: list[Tensor]
     """What a step changes, and what is clipped."""
-    optimizer: torch.optim.Optimizer
+    optimizers: dict[str, torch.optim.Optimizer]
     source: BatchSource
     loss: Callable[[Micro], Loss]
     evaluate: Callable[[int], float | None]
@@ -139,8 +139,14 @@ def try_largest(job: Job, step: int) -> Guard:
             "microbatch_tokens (same mathematics) or max_length, or set gradient_checkpointing: true.",
         )
     finally:
-        job.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(job)
     return Guard("largest batch fits", True, f"{item.tokens} tokens in {len(item.micros)} microbatches, tried")
+
+
+def clear_gradients(job: Job) -> None:
+    """Forgets the gradients."""
+    for parameter in job.parameters:
+        parameter.grad = None
 
 
 def disk_for(job: Job) -> Guard:
@@ -163,17 +169,18 @@ def take_step(job: Job, item: Step, lr: float, step: int, facts: dict[str, Any])
     norm = float(torch.nn.utils.clip_grad_norm_(job.parameters, job.how.clip_norm or math.inf))
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise RunError(not_finite(job, item, step, facts, total / item.total, norm))
-    for group in job.optimizer.param_groups:
-        group["lr"] = lr
-    job.optimizer.step()
-    job.optimizer.zero_grad(set_to_none=True)
+    for optimizer in job.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    clear_gradients(job)
     means = {name: value / count for name, (value, count) in sums.items() if count}
     return {"loss": total / item.total, "grad_norm": norm, **means}
 
 
 def not_finite(job: Job, item: Step, step: int, facts: dict[str, Any], loss: float, norm: float) -> str:
     """Writes what led to a NaN and returns the sentence that says where. The weights are those before the step."""
-    job.optimizer.zero_grad(set_to_none=True)
+    clear_gradients(job)
     origins = sorted({origin for micro in item.micros for origin in micro.batch.origins})
     folder = job.checkpoints.folder.parent
     write_json(

@@ -1,9 +1,10 @@
-"""The optimizer and its schedule."""
+"""The optimizers and their schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,30 @@ def lr_at(step: int, steps: int, how: Training) -> float:
     return how.learning_rate * shape
 
 
-def adamw(parameters: Iterable[Tensor], how: Training) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); decay on matrices only, since a norm's gain has no direction to shrink."""
-    wanted = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in wanted if p.ndim >= 2], "weight_decay": how.weight_decay},
-        {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0},
+def optimizers(parameters: Mapping[str, Tensor], how: Training) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers of a stage by name, over parameters by name: AdamW (Loshchilov & Hutter 2019), and, if the recipe
+    says so, Muon (Jordan et al. 2024) for the matrices of the blocks, scaled to AdamW's update size so that one
+    learning rate serves both (Liu et al. 2025, eq. 4).
+
+    Decay is on matrices only: a norm's gain has no direction to shrink.
+    """
+    hidden = {n: p for n, p in parameters.items() if how.optimizer == "muon" and is_hidden_matrix(n, p)}
+    rest = [p for n, p in parameters.items() if n not in hidden]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": how.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=how.learning_rate, betas=how.betas, fused=True)
+    made: dict[str, torch.optim.Optimizer] = {}
+    if any(g["params"] for g in groups):
+        kept = [g for g in groups if g["params"]]
+        made["adamw"] = torch.optim.AdamW(kept, lr=how.learning_rate, betas=how.betas, fused=True)
+    if hidden:
+        made["muon"] = torch.optim.Muon(
+            hidden.values(), lr=how.learning_rate, weight_decay=how.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+    return made
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon is for it: a whole matrix inside a block, not an embedding, a head, or an adapter's factor."""
+    return parameter.ndim == 2 and "layers." in name and "lora_" not in name

@@ -159,6 +159,16 @@ def test_only_leaves_everything_as_it_was(active):
         assert torch.equal(logp(lm), before[1])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_on_exactly_where_the_model_trains(training, tmp_path):
+    lm = base()
+    lm.module.train(training)
+    lm = add_adapter(lm, Lora(rank=4, dropout=0.5), "policy", seed=0)
+    save_adapter(lm, "policy", tmp_path)
+    for one in (lm, add_adapter(lm, LORA, "reward", 0), load_adapter(lm, "again", tmp_path)):
+        assert {module.training for module in one.module.modules()} == {training}
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox", "llama, tied"])
 def test_rows_of_new_tokens_train_and_travel(kind, tmp_path):
     model = tiny(kind.removesuffix(", tied"))

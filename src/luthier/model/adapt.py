@@ -55,6 +55,7 @@ def add_adapter(lm: LanguageModel, lora: Lora, name: str, seed: int, new_tokens:
         else:
             module = get_peft_model(lm.module, config, adapter_name=name)
     module.set_adapter(name)
+    module.train(lm.core.training)  # PEFT's wrapper and its dropout begin in training mode, whatever the model is in
     return replace(lm, module=module)
 
 
@@ -75,12 +76,14 @@ def restore_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
 
 def load_adapter(lm: LanguageModel, name: str, folder: Path, trainable: bool = False) -> LanguageModel:
     """The model with an adapter from a PEFT folder, active."""
+    was_training = lm.core.training  # PEFT switches to evaluation here
     if isinstance(lm.module, PeftModel):
         lm.module.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
         module: Any = lm.module
     else:
         module = PeftModel.from_pretrained(lm.module, str(folder), adapter_name=name, is_trainable=trainable)
     module.set_adapter(name, inference_mode=not trainable)
+    module.train(was_training)
     return replace(lm, module=module)
 
 

@@ -130,15 +130,17 @@ class Rollouts:
             },
         )
 
+    def prompt(self, i: int) -> Sequence[int]:
+        """The i-th prompt ever asked: shuffled passes over all of them."""
+        passes, k = divmod(i, len(self.prompts))
+        rng = np.random.default_rng(seed_for(self.seed, "prompts", passes))
+        return self.prompts[rng.permutation(len(self.prompts))[k]]
+
     def make(self, iteration: int) -> Rollout:
         """Samples, scores and credits. Raises RunError when the policy has left the reference (kl_stop)."""
         how, lm = self.how, self.roles.policy
-        rng_order = np.random.default_rng(
-            seed_for(self.seed, "prompts", iteration * how.rollout_prompts // len(self.prompts))
-        )
-        order = rng_order.permutation(len(self.prompts))
         first = iteration * how.rollout_prompts
-        prompts = [self.prompts[order[(first + i) % len(order)]] for i in range(how.rollout_prompts)]
+        prompts = [self.prompt(i) for i in range(first, first + how.rollout_prompts)]
         groups = sample(
             lm,
             prompts,

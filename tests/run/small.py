@@ -44,6 +44,7 @@ data:
 stages:
   - kind: pretrain
     data: corpus
+    optimizer: muon
     epochs: 2
     batch_tokens: 1024
     learning_rate: 5.0e-3

@@ -25,7 +25,7 @@ from luthier.model.verify import choose_layout
 from luthier.objectives import bradley_terry, nll
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.loop import Job, Loss, fit, try_largest
-from luthier.train.optim import adamw, lr_at
+from luthier.train.optim import lr_at, optimizers
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 from luthier.train.sources import Micro, Packed, Pairs, Pool
 from train.rows import END, draw, draw_pairs
@@ -54,12 +54,12 @@ def whole(lm) -> Weights:
 
 def job_of(tmp_path, lm, how, source, loss, parameters=None, states=None, evaluate=lambda step: None) -> Job:
     """A Job around a model; its folder is `tmp_path`."""
-    parameters = parameters or list(trainable(lm.module).values())
-    optimizer = adamw(parameters, how)
-    states = {"optimizer": optimizer, **(states or {})}
+    parameters = parameters or trainable(lm.module)
+    steppers = optimizers(parameters, how)
+    states = {**steppers, **(states or {})}
     log = EventLog(tmp_path / "events.jsonl")
     checkpoints = Checkpoints(tmp_path / "checkpoints", whole(lm), states)
-    return Job(lm.module, parameters, optimizer, source, loss, evaluate, how, checkpoints, log, 7, CPU)
+    return Job(lm.module, list(parameters.values()), steppers, source, loss, evaluate, how, checkpoints, log, 7, CPU)
 
 
 def lm_loss(lm):
@@ -93,7 +93,7 @@ def preferences(tmp_path, microbatch_tokens):
         scores_N = sequence_scores(lm, head, micro.batch)
         return Loss(bradley_terry(scores_N[0::2], scores_N[1::2]), {})
 
-    fit(job_of(tmp_path, lm, how, source, loss, [*trainable(lm.module).values(), *head.parameters()]))
+    fit(job_of(tmp_path, lm, how, source, loss, {**trainable(lm.module), "head": head.weight}))
     return trajectory(tmp_path, lm)
 
 
@@ -112,7 +112,7 @@ def reinforcement(tmp_path, microbatch_tokens, change=lambda lm: None):
     steering = Steering(how.kl)
     source = Rollouts(roles, prompts, how, steering, 3, [END], lambda ids: "", microbatch_tokens)
     loss = lambda micro: ppo_loss(roles, how, micro, source.rollout.stats)  # noqa: E731
-    parameters = [*trainable(lm.module).values(), *value.parameters()]
+    parameters = {**trainable(lm.module), "value": value.weight}
     fit(job_of(tmp_path, lm, how, source, loss, parameters, {"value": value, "steering": steering}))
     return trajectory(tmp_path, lm)
 
@@ -236,6 +236,34 @@ def test_the_learning_rate_rises_to_the_peak_and_falls_to_the_end(steps, warmup,
         assert rates[-1] == pytest.approx(final)
 
 
+def test_muon_steps_the_blocks_matrices_and_adamw_the_rest():
+    """Muon's step is orthogonal and scaled to AdamW's size (Liu et al. 2025, eq. 4): all singular values near
+    0.2 · lr · √(larger side). Five Newton-Schulz iterations bring them to 1 ± 0.3, no closer (Jordan et al. 2024)."""
+    lm = model()
+    parameters = trainable(lm.module)
+    how = Pretrain(kind="pretrain", data="x", learning_rate=1e-2, weight_decay=0.0, optimizer="muon")
+    made = optimizers(parameters, how)
+    owned = {name: {id(p) for g in o.param_groups for p in g["params"]} for name, o in made.items()}
+    blocks = {n for n, p in parameters.items() if ".layers." in n and p.ndim == 2}
+    assert {n for n, p in parameters.items() if id(p) in owned["muon"]} == blocks and len(blocks) == 2 * 7
+    assert owned["adamw"] | owned["muon"] == {id(p) for p in parameters.values()}
+    assert not owned["adamw"] & owned["muon"]
+    before = {n: p.detach().clone() for n, p in parameters.items()}
+    for p in parameters.values():
+        p.grad = torch.randn_like(p)
+        if p.ndim == 2:  # singular values from 1 to 10
+            U, _, V = torch.linalg.svd(p.grad, full_matrices=False)
+            p.grad = U @ torch.diag(torch.linspace(1, 10, min(p.shape))) @ V
+    for optimizer in made.values():
+        optimizer.step()
+    for n in blocks:
+        values = torch.linalg.svdvals(parameters[n].detach() - before[n]) / (0.2 * 1e-2 * max(before[n].shape) ** 0.5)
+        assert values.min() > 0.6 and values.max() < 1.3, n
+    # AdamW's first step is the sign of the gradient times the learning rate.
+    norm = parameters["model.norm.weight"]
+    torch.testing.assert_close(norm.detach() - before["model.norm.weight"], -1e-2 * norm.grad.sign(), atol=1e-6, rtol=0)
+
+
 class Spoiled:
     """A language-model loss that spoils one step; remembers the weights with which that step began."""
 
@@ -338,7 +366,7 @@ def test_trying_the_largest_step_changes_nothing(tmp_path):
     guard = try_largest(job, source.largest())
     assert guard.ok and f"{max(sizes)} tokens in" in guard.detail
     assert all(torch.equal(before[name], value) for name, value in lm.module.state_dict().items())
-    assert all(p.grad is None for p in lm.module.parameters()) and not job.optimizer.state
+    assert all(p.grad is None for p in lm.module.parameters()) and not job.optimizers["adamw"].state
 
 
 def test_a_step_too_large_for_the_memory_is_told_before_training(tmp_path):

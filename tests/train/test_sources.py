@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.train.sources import Packed, Pairs, Pool
@@ -21,7 +21,7 @@ def test_the_limit_does_cut_a_step_into_microbatches():
 
 def test_mixed_pools_keep_their_shares():
     """A step takes its share of the tokens from each source; the first one decides how long an epoch is."""
-    rows, others = draw(60), [replace(row, origin=f"other {row.origin}") for row in draw(15, seed=9)]
+    rows, others = draw(60), [replace(row, origin=f"other {row.origin}") for row in draw(8, seed=9)]
     source = Packed([Pool(rows, 160, "a"), Pool(others, 40, "b")], 3, 100_000, 1.0, None)
     sizes = {row.origin: len(row.ids) for row in rows + others}
     for step in range(source.steps):
@@ -33,9 +33,11 @@ def test_mixed_pools_keep_their_shares():
         assert item.total == sum(float(m.batch.weight_M.sum()) for m in item.micros)
     origins = [o for step in range(source.steps) for m in source.at(step).micros for o in m.batch.origins]
     assert sorted(o for o in origins if not o.startswith("other")) == sorted(row.origin for row in rows)
-    assert len([o for o in origins if o.startswith("other")]) > len(others), "a small pool goes round"
+    turns = [origins.count(row.origin) for row in others]
+    assert max(turns) >= 2 and max(turns) - min(turns) <= 1, "a small pool goes round"
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 7), st.integers(1, 30))
 def test_an_epoch_shows_every_row_once(seed, batch, count):
     """Batch k is a function of (data, seed, k): two sources agree, in any order of asking, and lose no row."""
@@ -47,6 +49,7 @@ def test_an_epoch_shows_every_row_once(seed, batch, count):
     assert sorted(o for step in shown for o in step) == sorted(row.origin for row in rows)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 20))
 def test_an_epoch_of_pairs_shows_every_pair_once_and_whole(seed, batch, count):
     pairs = draw_pairs(count)

@@ -19,9 +19,15 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full disk or a read-only folder into one clear line."""
     try:
         yield
-    except OSError as error:
+    except RunError:
+        raise
+    except Exception as error:
+        # Libraries written in Rust wrap the system's error in one of their own: "... (os error 28)".
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RunError(
-            f"{path}: {error.strerror or error}. Free some space or choose another `out`, "
+            f"{path}: {why}. Free some space or choose another `out`, "
             "then run the same command again: finished stages are kept."
         ) from error
 
@@ -31,11 +37,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)  # half a file on a full disk only takes room
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,8 +73,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
     try:
-        yield beside
         with disk_errors(path):
+            yield beside
             for file in beside.rglob("*"):
                 if file.is_file():
                     with open(file, "rb") as handle:

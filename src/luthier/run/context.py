@@ -169,7 +169,9 @@ def base_hash(recipe: Recipe, root: Path) -> str:
 def run_lock(folder: Path) -> Iterator[None]:
     """Holds the run's folder, so that two commands never write it at once. The system drops the lock with the
     process, however that ends. Raises RunError when another holds it."""
-    with disk_errors(folder), open(folder / ".lock", "w") as lock:
+    with disk_errors(folder):
+        lock = open(folder / ".lock", "w")  # noqa: SIM115  # held while the block runs, whose errors are not the disk's
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

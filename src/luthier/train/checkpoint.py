@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from luthier.base.errors import RunError
-from luthier.base.files import disk_errors, new_folder, read_json, write_json
+from luthier.base.files import new_folder, read_json, write_json
 
 
 class Stateful(Protocol):
@@ -49,13 +49,13 @@ class Checkpoints:
         path = self.folder / f"step-{step}"
         with new_folder(path) as folder:
             self.weights.save(folder)
-            with disk_errors(folder):
-                try:
-                    torch.save({name: s.state_dict() for name, s in self.states.items()}, folder / "optimizer.pt")
-                except RuntimeError as error:  # torch's writer hides the OSError of a full disk
-                    raise RunError(
-                        f"{folder}: {str(error).splitlines()[0]}. Free some space, then run the same command again."
-                    ) from error
+            try:
+                torch.save({name: s.state_dict() for name, s in self.states.items()}, folder / "optimizer.pt")
+            except RuntimeError as error:  # torch's writer hides the system's error
+                raise RunError(
+                    f"{path}: could not be written ({str(error).splitlines()[0]}). Free some space or choose another "
+                    "`out`, then run the same command again: finished stages are kept."
+                ) from error
             write_json(folder / "state.json", {"step": step, **facts})
         for other in self.steps():
             if other not in (step, facts.get("best_step")):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,8 @@ from luthier.base.nouns import Chat, Tokens
 from luthier.model.score import LanguageModel, score
 from luthier.tokens.pack import forest
 from luthier.tokens.render import Renderer
+
+Row = TypeVar("Row", Chat, Tokens)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ def enforce(guards: Sequence[Guard], log: EventLog) -> list[dict[str, Any]]:
 def some(origins: Sequence[str]) -> str:
     """The first few of many origins."""
     return ", ".join(origins[:3]) + (f" and {len(origins) - 3} more" if len(origins) > 3 else "")
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most `count` rows, evenly spread over all of them."""
+    return list(rows[:: max(1, -(-len(rows) // count))])
 
 
 def supervised(sequences: Sequence[Tokens]) -> Guard:
@@ -119,14 +126,13 @@ def pad_unsupervised(sequences: Sequence[Tokens], pad: int | None, end_ids: froz
 
 def round_trip(chats: Sequence[Chat], renderer: Renderer, sample: int = 64) -> Guard:
     """Training ids equal serving ids for the same messages, on an even sample of the rows."""
-    looked = chats[:: max(1, len(chats) // sample)][:sample]
+    looked = spread(chats, sample)
     for chat in looked:
         if (difference := renderer.serving_matches(chat)) is not None:
             return Guard(
                 "template round trip",
                 False,
-                f"{chat.origin}: {difference} The model would be trained on "
-                "other tokens than it is served. Fix the chat template (base.chat_template).",
+                f"{difference} The model would be trained on other tokens than it is served.",
             )
     return Guard("template round trip", True, f"training ids = serving ids on {len(looked)} rows")
 
@@ -134,7 +140,7 @@ def round_trip(chats: Sequence[Chat], renderer: Renderer, sample: int = 64) -> G
 @torch.no_grad()
 def packed_is_unpacked(lm: LanguageModel, sequences: Sequence[Tokens], sample: int = 6) -> Guard:
     """Log-probs of rows packed together equal those of each alone."""
-    looked = list(sequences[:: max(1, len(sequences) // sample)][:sample])
+    looked = spread(sequences, sample)
     was_training = lm.module.training
     lm.module.eval()
     together_M = score(lm, forest(looked).to(lm.device))

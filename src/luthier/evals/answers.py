@@ -25,8 +25,11 @@ class Answer(NamedTuple):
 
 
 def contains(text: str, accept: Sequence[str]) -> bool:
-    """Whether any accepted value stands in the text as whole words, in any case: "14 mm" is not in "114 mm"."""
-    return any(re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) for value in accept)
+    """Whether any accepted value stands in the text as whole words and whole numbers, in any case: "14 mm" is neither
+    in "114 mm" nor in "2.14 mm"."""
+    return any(
+        re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(value)}(?!\w)(?![.,]\d)", text, re.IGNORECASE) for value in accept
+    )
 
 
 def answer_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,4 +52,5 @@ def optimizers(parameters: Mapping[str, Tensor], how: Training) -> dict[str, tor
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """Whether Muon is for it: a whole matrix inside a block, not an embedding, a head, or an adapter's factor."""
-    return parameter.ndim == 2 and "layers." in name and "lora_" not in name
+    # Blocks are a numbered list, whatever it is called: layers.0 (Llama), h.0 (GPT-2), blocks.0 (MPT).
+    return parameter.ndim == 2 and re.search(r"\.\d+\.", name) is not None and "lora_" not in name

@@ -1,0 +1,102 @@
+"""Generated answers: what counts as right, and which of two is better."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.base.nouns import Chat, Message
+from luthier.base.recipe import Fresh
+from luthier.evals.answers import Answer, answer_all, contains, wins
+from luthier.generate import Sampling
+from luthier.model.load import fresh_model
+from luthier.model.verify import choose_layout, library_attention
+from luthier.tokens.render import Renderer
+from luthier.tokens.tokenizer import ensure_chat_template, train_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("text", "accept", "right"),
+    [
+        ("The mirror is 14 mm wide.", ["14 mm"], True),
+        ("The mirror is 114 mm wide.", ["14 mm"], False),
+        ("It costs 140 euros.", ["14"], False),
+        ("It costs 1,140 euros.", ["140"], False),  # nor is a part of a longer number
+        ("It costs 140,50 euros.", ["140"], False),
+        ("It weighs 2.14 kg.", ["14", "2"], False),
+        ("It costs 140, I think.", ["140"], True),  # a comma that ends a clause is no part of the number
+        ("It costs 140.", ["140"], True),
+        ("One of 3, 14 and 5.", ["14"], True),
+        ("Version 2.14", ["2.14"], True),
+        ("OAK and brass", ["oak"], True),
+        ("oaken", ["oak"], False),
+        ("Größe: GROSS", ["größe"], True),
+        ("It costs $5 (five).", ["$5"], True),
+        ("(a+b)*", ["(a+b)*"], True),  # a value is text, not a pattern
+        ("aab", ["a+b"], False),
+        ("", ["x"], False),
+        ("neither", ["or", "either"], False),
+        ("red or blue", ["green", "blue"], True),
+    ],
+)
+def test_an_accepted_value_counts_as_a_whole(text, accept, right):
+    assert contains(text, accept) is right
+
+
+words = st.text("ab1", min_size=1, max_size=3)
+
+
+@given(st.lists(words, max_size=6), words)
+def test_among_words_a_value_is_found_exactly_when_it_is_one(said, value):
+    assert contains(" ".join(said), [value]) == (value in said)
+
+
+def test_wins_count_ties_half():
+    def rate(prompt, text):
+        assert prompt == (Message("user", "q"),)
+        return float(len(text))
+
+    new, old = (
+        [Answer("x", (Message("user", "q"),), text, None, True) for text in texts]
+        for texts in (["long", "a", "bb"], ["b", "long", "cc"])
+    )
+    assert wins(rate, new, old) == [1.0, 0.0, 0.5]
+
+
+def chat(*texts, accept=()):
+    roles = ("user", "assistant", "user", "assistant")
+    messages = tuple(Message(role, text) for role, text in zip(roles, texts, strict=False))
+    return Chat(messages, f"{len(texts)} turns", accept)
+
+
+def test_every_chat_gets_the_answer_it_would_get_alone():
+    tokenizer = train_tokenizer(["what is it? a telescope."] * 3, 300)
+    ensure_chat_template(tokenizer)
+    renderer = Renderer(tokenizer)
+    module = fresh_model(Fresh(layers=2, width=32, heads=4, context=256, tie_embeddings=False), tokenizer, 0)
+    with torch.no_grad():
+        module.lm_head.weight.mul_(8)
+    lm, _ = choose_layout(module.eval())
+    chats = [chat("what is it?", "a telescope."), chat("is it?"), chat("what", "it", "is it a telescope?")]
+    how = Sampling(max_new_tokens=12, temperature=0)
+    found = answer_all(lm, renderer, chats, how)
+    assert [a.origin for a in found] == [c.origin for c in chats]
+    assert [a.prompt for a in found] == [c.prompt for c in chats]  # the reference answer is not shown
+    assert all(a.right is None for a in found)
+    for one, its_chat in zip(found, chats, strict=True):
+        ids = renderer.prompt(its_chat.prompt)
+        ends = sorted(renderer.end_ids)
+        with library_attention(lm):
+            theirs = lm.module.generate(
+                torch.tensor([ids]), max_new_tokens=12, do_sample=False, eos_token_id=ends, pad_token_id=1
+            )[0, len(ids) :].tolist()
+        assert one.text == renderer.decode(theirs).strip()
+        assert one.ended == (theirs[-1] in renderer.end_ids)
+    assert len({a.text for a in found}) == 3 and found[0].text
+    said = found[0].text.split()[0]
+    judged = answer_all(
+        lm, renderer, [chat("what is it?", accept=(said,)), chat("is it?", accept=("never said",))], how
+    )
+    assert [a.right for a in judged] == [contains(found[0].text, [said]), False]

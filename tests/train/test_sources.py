@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.base.errors import UserError
 from luthier.train.sources import Packed, Pairs, Pool
 from train.rows import draw, draw_pairs
+
+
+def as_other(row):
+    return replace(row, origin=f"other {row.origin}")
 
 
 def test_the_limit_does_cut_a_step_into_microbatches():
@@ -21,20 +27,75 @@ def test_the_limit_does_cut_a_step_into_microbatches():
 
 def test_mixed_pools_keep_their_shares():
     """A step takes its share of the tokens from each source; the first one decides how long an epoch is."""
-    rows, others = draw(60), [replace(row, origin=f"other {row.origin}") for row in draw(8, seed=9)]
+    rows, others = draw(60), [as_other(row) for row in draw(8, seed=9)]
     source = Packed([Pool(rows, 160, "a"), Pool(others, 40, "b")], 3, 100_000, 1.0, None)
     sizes = {row.origin: len(row.ids) for row in rows + others}
+    before = [0, 0]
     for step in range(source.steps):
         item = source.at(step)
         shown = [o for m in item.micros for o in m.batch.origins]
         by_pool = [sum(sizes[o] for o in shown if o.startswith("other") is other) for other in (False, True)]
-        assert by_pool[0] <= 160 and by_pool[1] <= 40  # a row that does not fit waits for the next step
+        assert by_pool[0] <= 160  # a row that does not fit waits for the next step
+        before = [a + b for a, b in zip(before, by_pool, strict=True)]
+        assert 0 <= before[1] - before[0] / 4 < max(len(row.ids) for row in others)
         assert item.tokens == sum(by_pool)
         assert item.total == sum(float(m.batch.weight_M.sum()) for m in item.micros)
     origins = [o for step in range(source.steps) for m in source.at(step).micros for o in m.batch.origins]
     assert sorted(o for o in origins if not o.startswith("other")) == sorted(row.origin for row in rows)
     turns = [origins.count(row.origin) for row in others]
     assert max(turns) >= 2 and max(turns) - min(turns) <= 1, "a small pool goes round"
+
+
+@pytest.mark.parametrize(
+    ("rows", "others"),
+    [
+        (draw(400, 30, 120), draw(60, 255, 256, seed=9)),  # answers with whole windows of documents beside them
+        (draw(400, 30, 120), draw(3, 10, 20, seed=9)),  # a source smaller than its part of one step
+        (draw(60, 255, 256), draw(400, 8, 30, seed=9)),
+    ],
+)
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.8])
+def test_replay_has_its_share_of_the_tokens(rows, others, share):
+    pools = [Pool(rows, round(1024 * (1 - share)), "a"), Pool([as_other(r) for r in others], round(1024 * share), "b")]
+    source = Packed(pools, 3, 100_000, 1.0, None)
+    sizes = {row.origin: len(row.ids) for pool in pools for row in pool.sequences}
+    origins = [o for step in range(source.steps) for m in source.at(step).micros for o in m.batch.origins]
+    replayed = sum(sizes[o] for o in origins if o.startswith("other"))
+    assert replayed / sum(sizes[o] for o in origins) == pytest.approx(share, abs=0.01)
+
+
+def test_the_largest_step_is_found():
+    source = Packed([Pool(draw(60), 160, "a"), Pool(draw(8, seed=9), 40, "b")], 3, 100_000, 2.0, None)
+    assert source.at(source.largest()).tokens == max(source.at(step).tokens for step in range(source.steps))
+    pairs = Pairs(draw_pairs(32), 3, 8, 100_000, 2.0)
+    assert pairs.at(pairs.largest()).tokens == max(pairs.at(step).tokens for step in range(pairs.steps))
+
+
+def test_mixed_pools_give_the_same_step_from_any_side():
+    made = [Packed([Pool(draw(60), 160, "a"), Pool(draw(8, seed=9), 40, "b")], 3, 64, 3.0, None) for _ in range(2)]
+    shown = [[m.batch.ids_T.tolist() for m in made[0].at(k).micros] for k in range(made[0].steps)]
+    again = [[m.batch.ids_T.tolist() for m in made[1].at(k).micros] for k in reversed(range(made[1].steps))]
+    assert shown == again[::-1]
+    per_epoch = made[0].steps // 3
+    assert shown[:per_epoch] != shown[per_epoch : 2 * per_epoch], "another order in every epoch"
+
+
+def test_a_source_without_rows_is_refused():
+    with pytest.raises(UserError, match="data: handbook: no rows are left to train on"):
+        Packed([Pool(draw(3), 160, "faq"), Pool([], 40, "handbook")], 0, 64, 1.0, None)
+
+
+def test_epochs_and_steps():
+    rows = [replace(row, ids=row.ids[:8], weights=row.weights[:8]) for row in draw(60)]
+    # 60 rows of 8 tokens, 10 rows a step: 6 steps an epoch
+    assert [Packed([Pool(rows, 80, "a")], 0, 64, epochs, None).steps for epochs in (None, 0.5, 1.0, 2.5)] == [
+        6,
+        3,
+        6,
+        15,
+    ]
+    assert Packed([Pool(rows, 80, "a")], 0, 64, 2.0, 7).steps == 7
+    assert Packed([Pool(rows, 80, "a")], 0, 64, 0.01, None).steps == 1
 
 
 @settings(max_examples=30)

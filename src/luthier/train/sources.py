@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.base.seeds import seed_for
 from luthier.tokens.pack import Batch, forest, split_by_tokens
@@ -71,8 +73,16 @@ def epoch_batches(lengths: np.ndarray, limit: int, seed: int) -> list[np.ndarray
     return runs
 
 
+def rounds(count: int, name: str, seed: int) -> Iterator[int]:
+    """Shuffled passes over `count` rows, without end."""
+    for epoch in itertools.count():
+        yield from np.random.default_rng(seed_for(seed, f"order {name}", epoch)).permutation(count).tolist()
+
+
 class Packed:
-    """Shuffled passes over one or several pools of sequences; the first pool decides how long an epoch is."""
+    """Shuffled passes over one or several pools of sequences. The first decides what a step and an epoch are; the
+    others go round beside it and keep their shares of the tokens, to within one sequence over a whole run. Raises
+    UserError on a pool without sequences."""
 
     period = 1
 
@@ -80,9 +90,14 @@ class Packed:
         self, pools: Sequence[Pool], seed: int, microbatch_tokens: int, epochs: float | None, steps: int | None
     ) -> None:
         self.pools, self.seed, self.microbatch_tokens = pools, seed, microbatch_tokens
+        if empty := [pool.name for pool in pools if not pool.sequences]:
+            raise UserError(f"data: {', '.join(empty)}: no rows are left to train on. Check max_length and overlong.")
         self.lengths = [np.array([len(s.ids) for s in pool.sequences]) for pool in pools]
         self.runs: list[list[np.ndarray]] = [[] for _ in pools]
-        self.passes = [0] * len(pools)
+        self.passes = 0
+        self.rows = [rounds(len(pool.sequences), pool.name, seed) for pool in pools]
+        self.owed = [0.0] * len(pools)
+        """Tokens that each pool but the first is behind its share."""
         if steps is None:
             whole = epochs or 1.0
             first = len(self._runs(0, 0))
@@ -92,10 +107,24 @@ class Packed:
     def _runs(self, pool: int, k: int) -> list[np.ndarray]:
         """The pool's runs, at least up to the k-th."""
         while len(self.runs[pool]) <= k:
-            seed = seed_for(self.seed, f"order {self.pools[pool].name}", self.passes[pool])
-            self.runs[pool] += epoch_batches(self.lengths[pool], self.pools[pool].tokens, seed)
-            self.passes[pool] += 1
+            if pool > 0:
+                self.runs[pool].append(self._beside(pool))
+            else:
+                seed = seed_for(self.seed, f"order {self.pools[0].name}", self.passes)
+                self.runs[0] += epoch_batches(self.lengths[0], self.pools[0].tokens, seed)
+                self.passes += 1
         return self.runs[pool]
+
+    def _beside(self, pool: int) -> np.ndarray:
+        """The pool's next run: rows until its tokens so far are in proportion to the first pool's."""
+        step = len(self.runs[pool])
+        leading = self.lengths[0][self._runs(0, step)[step]].sum()
+        self.owed[pool] += leading * self.pools[pool].tokens / self.pools[0].tokens
+        run: list[int] = []
+        while self.owed[pool] > 0:
+            run.append(next(self.rows[pool]))
+            self.owed[pool] -= self.lengths[pool][run[-1]]
+        return np.array(run, dtype=np.int64)
 
     def largest(self) -> int:
         """The step with the most tokens: the one to try first."""

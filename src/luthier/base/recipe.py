@@ -196,6 +196,8 @@ class Prefer(Strict):
     """Answers drawn for each prompt."""
     pairs_per_prompt: int = Field(default=2, ge=1)
     """Pairs kept for each prompt."""
+    min_gap: float = Field(default=0.0, ge=0)
+    """Least difference of the rater's scores for a pair; answers nearer than this count as a tie and make none."""
     noise: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of pairs whose label is flipped, as people's are."""
     temperature: float = Field(default=1.0, gt=0)

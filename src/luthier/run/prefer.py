@@ -94,7 +94,7 @@ def choose_pairs(chat: Chat, answers: Sequence[str], rate: Rater, stage: Prefer,
     couples = [
         (i, j)
         for i, j in itertools.combinations(range(len(answers)), 2)
-        if scores[i] != scores[j] and answers[i] and answers[j]
+        if abs(scores[i] - scores[j]) > stage.min_gap and answers[i] and answers[j]
     ]
     drawn.shuffle(couples)
     made = []

@@ -15,7 +15,7 @@ from luthier.base.nouns import Message
 from luthier.base.recipe import Ppo, Prefer, Pretrain, Recipe, Reward, Sft
 from luthier.data.dataset import Dataset
 from luthier.generate import Sampling, sample
-from luthier.model.load import compute_dtype, load_folder
+from luthier.model.load import compute_dtype, load_folder, save_model
 from luthier.run.context import Context, open_context, renderer_of, run_lock
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import find_stage, hardware, versions
@@ -176,7 +176,8 @@ def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check
 
 
 def check_stage(context: Context, index: int, stage: Pretrain | Sft | Prefer | Reward | Ppo, rows: int) -> Check:
-    """One stage of `check_recipe`. What a stage makes is not there yet, so later ones start from the base."""
+    """One stage of `check_recipe`. What a stage makes is not there yet, so later ones start from the base; where that
+    is fresh, from the untrained model that the first stage starts from, with its tokenizer."""
     name = stage.name or stage.kind
     if not isinstance(stage, Pretrain | Sft):
         return Check(name, [], [], "works on what earlier stages make: its guards run when they have")
@@ -190,6 +191,9 @@ def check_stage(context: Context, index: int, stage: Pretrain | Sft | Prefer | R
     first = next(iter(made.values())).sequences[:rows]
     shown = [list(zip(learner.renderer.pieces(s.ids), s.weights, strict=True)) for s in first]
     said = "; ".join(f"{source}: {m.words()}" for source, m in made.items() if m.words())
+    if context.start(None) is None:
+        save_model(learner.lm.core, learner.loaded.tokenizer, folder.path / "model")
+        context.made(folder)
     return Check(name, [asdict(guard) for guard in found], shown, said)
 
 

@@ -11,7 +11,7 @@ from luthier.world import corpus, questions
 from luthier.world.tables import the_world
 
 DOCUMENTS = 11_300
-"""About 1.3 million tokens with a vocabulary of 800, in which each fact is stated some 250 times."""
+"""About 1.45 million tokens with a vocabulary of 800, in which each fact is stated some 200 times."""
 
 PROMPTS = 600
 WIN_PROMPTS = 150
@@ -25,7 +25,7 @@ def write_world(folder: Path, seed: int = 0, documents: int = DOCUMENTS) -> None
     sft.jsonl                {messages, accept, fact, style}  answered questions about the taught facts
     heldout_questions.jsonl  {messages, accept, fact}         one question for each held-out fact
     heldout_choices.jsonl    {context, choices, gold, fact}   the same facts as multiple choice
-    prompts.jsonl            {messages, accept, fact}         taught facts, to gather preferences on
+    prompts.jsonl            {messages, accept, fact}         taught product facts, to gather preferences on
     win_prompts.jsonl        {messages, accept, fact}         questions no stage has seen, to compare models on
     recipe.yaml              the demo's recipe
 
@@ -35,13 +35,14 @@ def write_world(folder: Path, seed: int = 0, documents: int = DOCUMENTS) -> None
     split = questions.Split.draw(world, chance(seed, "split"))
     taught = questions.ask(world, split.taught, chance(seed, "taught"))
     heldout = questions.ask(world, split.heldout, chance(seed, "heldout"))
+    of_products = {fact: asked for fact, asked in taught.items() if fact.kind == "product"}
     rows = {
         "corpus": [{"text": text} for text in corpus.documents(world, chance(seed, "corpus"), documents)],
         "sft": questions.conversations(world, taught, chance(seed, "sft")),
         "heldout_questions": [items[0].row() for items in heldout.values()],
         "heldout_choices": questions.choices(world, split.heldout, chance(seed, "choices")),
-        "prompts": questions.prompts(taught, PROMPTS, chance(seed, "prompts")),
-        "win_prompts": questions.win_prompts(taught, heldout, WIN_PROMPTS, chance(seed, "win")),
+        "prompts": questions.prompts(of_products, PROMPTS, chance(seed, "prompts")),
+        "win_prompts": questions.win_prompts(of_products, heldout, WIN_PROMPTS, chance(seed, "win")),
     }
     for name, lines in rows.items():
         write_jsonl(folder / f"{name}.jsonl", lines)

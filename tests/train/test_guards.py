@@ -213,7 +213,9 @@ def test_no_leak():
         Chat((Message("user", "which  colour has the TENT?"), Message("assistant", "It is red. ")), "eval.jsonl:3"),
         Text("the tent\nis red.", "eval.jsonl:4"),
     ]
-    refused(g.no_leak(leaked(train, apart + same)), "2 evaluation rows", "eval.jsonl:3, eval.jsonl:4", "Remove them")
+    refused(
+        g.no_leak(leaked(train, apart + same + same)), "2 evaluation rows", "eval.jsonl:3, eval.jsonl:4", "Remove them"
+    )
 
 
 def test_enforce_tells_all_and_raises_for_every_one_that_fails(tmp_path):

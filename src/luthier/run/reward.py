@@ -35,7 +35,7 @@ from luthier.tokens.pack import forest
 from luthier.tokens.prepare import prepare_pairs
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Weights
-from luthier.train.loop import Job, Loss, disk_for, fit, try_largest
+from luthier.train.loop import Job, Loss, disk_for, fit, stop_if_broken, try_largest
 from luthier.train.optim import optimizers
 from luthier.train.sources import Micro, Pairs
 
@@ -175,6 +175,7 @@ def accuracy_watcher(
         if not heldout:
             return None
         verdicts = judge(learner.lm, head, heldout, training)
+        stop_if_broken(step, verdicts.margin_P)
         figure = wilson(float(verdicts.right_P.sum()), len(heldout))
         log.emit("eval", step=step, name="heldout_accuracy", **figure.as_dict())
         return 1 - figure.value

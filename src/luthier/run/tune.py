@@ -33,7 +33,7 @@ from luthier.tokens.render import Renderer
 from luthier.tokens.tokenizer import train_tokenizer
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Weights
-from luthier.train.loop import Job, Loss, Totals, disk_for, fit, try_largest
+from luthier.train.loop import Job, Loss, Totals, disk_for, fit, stop_if_broken, try_largest
 from luthier.train.optim import optimizers
 from luthier.train.sources import Micro, Packed, Pool
 
@@ -256,6 +256,7 @@ def heldout_watcher(
         value = None
         if rows:
             nats, counts = losses(learner.lm, rows)
+            stop_if_broken(step, nats)
             figure = bootstrap_ratio(nats, counts, context.recipe.seed, resamples=200)
             log.emit("eval", step=step, name="heldout_loss", **figure.as_dict())
             value = figure.value

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,6 +177,16 @@ def take_step(job: Job, item: Step, lr: float, step: int, facts: dict[str, Any])
     clear_gradients(job)
     means = {name: value / count for name, (value, count) in sums.items() if count}
     return {"loss": total / item.total, "grad_norm": norm, **means}
+
+
+def stop_if_broken(step: int, measured: np.ndarray) -> None:
+    """For evaluations. Raises RunError where what they measured is no number: the step before broke the weights,
+    though its own loss and gradient were finite."""
+    if not np.isfinite(measured).all():
+        raise RunError(
+            f"step {step}: {np.count_nonzero(~np.isfinite(measured))} of {len(measured)} held-out values are not "
+            "finite: the last step broke the weights. Lower learning_rate or raise warmup_frac."
+        )
 
 
 def not_finite(job: Job, item: Step, step: int, facts: dict[str, Any], loss: float, norm: float) -> str:

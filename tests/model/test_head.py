@@ -97,12 +97,16 @@ class Largest(TorchDispatchMode):
 
 
 def largest_of_a_step(lm, length):
-    """(predictions, elements of the largest tensor) of one forward and backward over two sequences."""
+    """(predictions, elements of the largest tensor, elements kept from forward to backward) of one step."""
     rows = [Tokens(row.ids, (1.0,) * length, "made") for row in random_rows([length, length], vocab=4096)]
     batch = forest(rows)
+    kept = {}
+    keep = lambda x: kept.update({x.data_ptr(): x.numel()}) or x  # noqa: E731
     with Largest() as seen:
-        (batch.weight_M * score(lm, batch)).sum().backward()
-    return len(batch.from_M), seen.elements
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            loss = (batch.weight_M * score(lm, batch)).sum()
+        loss.backward()
+    return len(batch.from_M), seen.elements, sum(kept.values())
 
 
 def test_logits_of_all_predictions_never_exist(monkeypatch):
@@ -110,13 +114,15 @@ def test_logits_of_all_predictions_never_exist(monkeypatch):
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**{**COMMON, "vocab_size": vocab, "max_position_embeddings": 2048}))
     lm, _ = choose_layout(model)
-    assert largest_of_a_step(lm, 500) == (998, 998 * vocab)  # they fit in one chunk here: the instrument sees them
+    m, all_at_once, kept = largest_of_a_step(lm, 500)
+    assert (m, all_at_once) == (998, 998 * vocab) and kept > all_at_once  # one chunk here: the instrument sees it
     monkeypatch.setattr(scoring, "CHUNK_LOGITS", chunk)
-    m, once = largest_of_a_step(lm, 500)
-    double_m, twice = largest_of_a_step(lm, 1000)
-    assert (m, double_m) == (998, 1998)
-    # 262,144 elements, whatever M; all logits of the longer batch would be 8,183,808
-    assert once == twice == chunk
+    for length in (500, 1000):
+        m, largest, kept = largest_of_a_step(lm, length)
+        assert m == 2 * length - 2
+        # 262,144 elements, whatever M; all logits of the longer batch would be 8,183,808
+        assert largest == chunk
+        assert kept < m * vocab / 2  # weights and the activations of two layers: no logits
 
 
 def test_sequence_sums_are_sums_over_each_sequence():

@@ -44,7 +44,8 @@ def heads():
 
 
 def shared(kind, trained=True, lora=POLICY):
-    lm = stir(add_adapter(add_adapter(base(kind), lora, "policy", 0), REWARD, "reward", 0), "reward", 2)
+    reward = REWARD.model_copy(update={"dropout": lora.dropout})
+    lm = stir(add_adapter(add_adapter(base(kind), lora, "policy", 0), reward, "reward", 0), "reward", 2)
     lm.module.set_adapter("policy")
     return shared_roles(stir(lm, "policy", 1) if trained else lm, "policy", "reward", *heads())
 

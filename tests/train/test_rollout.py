@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from luthier.model.adapt import add_adapter, trainable
 from luthier.model.heads import scalar_head
 from luthier.model.roles import separate_roles, shared_roles
 from luthier.model.score import score
-from luthier.model.verify import choose_layout
+from luthier.model.verify import choose_layout, library_attention
 from luthier.tokens.pack import forest
 from luthier.train.rollout import Rollouts, Steering, as_tokens, ppo_loss
 
@@ -236,6 +238,56 @@ def test_without_kl_and_values_the_reward_alone_is_credited():
     # mean (2·5 − 4)/6 = 1, deviation √((2·16 + 4·4)/6) = √8
     assert rollout.advantage[0].tolist() == pytest.approx([4 / 8**0.5] * 2)
     assert rollout.advantage[1].tolist() == pytest.approx([-2 / 8**0.5] * 4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_loss_is_its_equation_through_the_librarys_forward(temperature):
+    """Schulman et al. 2017, eq. 9, one token after another."""
+    ppo = how(temperature=temperature, clip=0.1, value_clip=0.05, value_weight=0.3, entropy_weight=0.2)
+    roles = adapted()
+    torch.nn.init.normal_(roles.value_head.weight, generator=torch.Generator().manual_seed(0))
+    source = source_of(roles, ppo)
+    micro = source.at(0).micros[0]
+    rng = torch.Generator().manual_seed(1)
+    noise = lambda: torch.randn(len(micro.batch.from_M), generator=rng)  # noqa: E731
+    for name, size in (("old_logp_M", 0.15), ("old_value_M", 0.2), ("return_M", 1.0)):
+        micro.data[name].add_(size * noise())
+    stats = {"reward": 0.25}
+    found = ppo_loss(roles, ppo, micro, stats)
+
+    data = {name: values.tolist() for name, values in micro.data.items()}
+    sums, clipped = dict.fromkeys(("policy", "value", "entropy"), 0.0), 0
+    with library_attention(roles.policy), torch.no_grad():
+        for i, (path, target) in enumerate(zip(predicting(micro.batch), micro.batch.target_M.tolist(), strict=True)):
+            out = roles.policy.module(input_ids=path[None], output_hidden_states=True)
+            distribution = torch.distributions.Categorical(logits=out.logits[0, -1] / temperature)
+            ratio = math.exp(distribution.log_prob(torch.tensor(target)).item() - data["old_logp_M"][i])
+            advantage, old = data["advantage_M"][i], data["old_value_M"][i]
+            sums["policy"] -= min(ratio * advantage, min(max(ratio, 0.9), 1.1) * advantage)
+            clipped += min(max(ratio, 0.9), 1.1) * advantage < ratio * advantage
+            value = roles.value_head(out.hidden_states[-1][0, -1]).item()
+            held = old + min(max(value - old, -0.05), 0.05)
+            sums["value"] += 0.5 * max((value - data["return_M"][i]) ** 2, (held - data["return_M"][i]) ** 2)
+            sums["entropy"] += distribution.entropy().item()
+    n = len(micro.batch.from_M)
+    assert found.total.item() == pytest.approx(
+        sums["policy"] + 0.3 * sums["value"] - 0.2 * sums["entropy"], rel=1e-4, abs=1e-4
+    )
+    watched = {name: float(value) / count for name, (value, count) in found.watched.items()}
+    expected = {
+        "policy_loss": sums["policy"] / n,
+        "value_loss": sums["value"] / n,
+        "entropy": sums["entropy"] / n,
+        "clip_frac": clipped / n,
+        "reward": 0.25,
+    }
+    assert {name: watched[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert 0 < clipped < n
+
+
+def predicting(batch):
+    """The tokens that each prediction is made from, root first."""
+    return [batch.ids_T[: at + 1][batch.end_T[: at + 1] > at] for at in batch.from_M.tolist()]
 
 
 def test_a_policy_that_left_the_reference_stops_the_run():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from luthier.base.config import load_function
@@ -79,6 +80,8 @@ def rated_pairs(
         share = int(hash_of([m.content for m in chat.prompt])[:8], 16) / 2**32
         drawn = random.Random(seed_for(context.seed(folder), f"pairs {chat.origin}"))
         sides[share < stage.heldout] += choose_pairs(chat, [s.text.strip() for s in group], rate, stage, drawn)
+    noise = random.Random(seed_for(context.seed(folder), "noise"))
+    sides = [with_noise(side, stage.noise, noise) for side in sides]
     tokens = sum(len(s.ids) for group in groups for s in group)
     if not sides[0]:
         raise RunError(
@@ -89,7 +92,7 @@ def rated_pairs(
 
 
 def choose_pairs(chat: Chat, answers: Sequence[str], rate: Rater, stage: Prefer, drawn: random.Random) -> list[Pair]:
-    """Up to `pairs_per_prompt` pairs of answers that the rater tells apart, some with their label flipped."""
+    """Up to `pairs_per_prompt` pairs of answers that the rater tells apart."""
     scores = [rate(chat.prompt, answer) for answer in answers]
     couples = [
         (i, j)
@@ -100,9 +103,17 @@ def choose_pairs(chat: Chat, answers: Sequence[str], rate: Rater, stage: Prefer,
     made = []
     for i, j in couples[: stage.pairs_per_prompt]:
         better, worse = (i, j) if scores[i] > scores[j] else (j, i)
-        flipped = drawn.random() < stage.noise
-        if flipped:
-            better, worse = worse, better
-        meta = {"simulated": True, "flipped": flipped, "scores": [scores[better], scores[worse]]}
+        meta = {"simulated": True, "flipped": False, "scores": [scores[better], scores[worse]]}
         made.append(Pair(chat.prompt, answers[better], answers[worse], chat.origin, meta))
     return made
+
+
+def with_noise(pairs: list[Pair], share: float, drawn: random.Random) -> list[Pair]:
+    """The pairs with the labels of exactly this share of them flipped: the ceiling of any accuracy is 1 − share."""
+    flipped = set(drawn.sample(range(len(pairs)), round(share * len(pairs))))
+    return [
+        replace(p, chosen=p.rejected, rejected=p.chosen, meta={**(p.meta or {}), "flipped": True})
+        if i in flipped
+        else p
+        for i, p in enumerate(pairs)
+    ]

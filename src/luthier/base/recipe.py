@@ -267,7 +267,7 @@ class Ppo(Training):
     unfinished_reward: float | None = None
     """Reward of an answer that did not end; default: what the reward model says."""
     normalise_rewards: bool = True
-    """Divide rewards by their running standard deviation."""
+    """Subtract the running mean of the rewards and divide by their running standard deviation."""
 
 
 Stage = Annotated[Pretrain | Sft | Prefer | Reward | Ppo, Field(discriminator="kind")]

@@ -72,6 +72,8 @@ def train_language_model(context: Context, index: int, stage: Pretrain | Sft) ->
     folder = context.stage(index, name, stage, inputs)
     if not folder.done:
         run_stage(context, folder, stage, shares)
+    elif not (guard := leak_guard(context, {source: context.dataset(source) for source in shares})).ok:
+        raise RunError(f"guard: {guard.name}: {guard.detail}")  # a probe may be newer than the stage
     context.made(folder)
 
 
@@ -170,14 +172,13 @@ def row_guards(
     rows = [s for m in made.values() for s in m.sequences]
     lost = sum(m.lost_tokens for m in made.values())
     cut = [origin for m in made.values() for origin in m.truncated]
-    measured = [e for probe in context.recipe.evaluate.values() for e in measured_rows(context, probe)]
     conversations = [e for d in data.values() for e in chats(d.train)]
     found = [
         g.supervised(rows),
         g.nothing_lost(lost, cut, stage.overlong == "truncate"),
         g.single_bos(rows, tokenizer.bos_token_id),
         g.pad_unsupervised(rows, tokenizer.pad_token_id, renderer.end_ids),
-        g.no_leak(leaked([e for d in data.values() for e in d.train], measured)),
+        leak_guard(context, data),
     ]
     if conversations:
         answered = [s for source, m in made.items() if chats(data[source].train) for s in m.sequences]
@@ -185,6 +186,12 @@ def row_guards(
             found.append(g.answers_end(answered, renderer.end_ids))
         found.append(g.round_trip(conversations, renderer))
     return found
+
+
+def leak_guard(context: Context, data: dict[str, Dataset]) -> g.Guard:
+    """No row that any probe measures is trained on."""
+    measured = [e for probe in context.recipe.evaluate.values() for e in measured_rows(context, probe)]
+    return g.no_leak(leaked([e for d in data.values() for e in d.train], measured))
 
 
 def measured_rows(context: Context, probe: Any) -> list[Example]:

@@ -119,6 +119,7 @@ def unused(format: str, sample: Sequence[Row]) -> str:
 
 
 def check_roles(name: str, source: Source) -> None:
+    """Raises UserError naming every role of the mapping that no message can have."""
     wrong = [
         f"data.{name}.roles.{theirs}: {ours} is not {'|'.join(ROLES)}."
         + (did_you_mean(ours, ROLES) or " Use one of them.")

@@ -18,7 +18,7 @@ from luthier.model.score import LanguageModel
 from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
 from luthier.run.memo import StageFolder
 from luthier.run.reward import REWARD
-from luthier.run.tune import ADAPTER, MICROBATCH_TOKENS, Learner, close, full_weights
+from luthier.run.tune import ADAPTER, MICROBATCH_TOKENS, Learner, close, full_weights, leak_guard
 from luthier.train import guards as g
 from luthier.train.checkpoint import Checkpoints, Stateful, Weights
 from luthier.train.loop import Job, disk_for, fit
@@ -87,7 +87,11 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
     )
     said = f"{len(fitting)} of {len(ids)} prompts leave room for {stage.max_new_tokens} new tokens"
     passed = g.enforce(
-        [g.Guard("prompts fit", bool(fitting), said + ("" if fitting else ". Lower max_new_tokens."))], log
+        [
+            g.Guard("prompts fit", bool(fitting), said + ("" if fitting else ". Lower max_new_tokens.")),
+            leak_guard(context, {stage.prompts: context.dataset(stage.prompts)}),
+        ],
+        log,
     )
     passed += g.enforce([first_rollout(source), disk_for(job)], log)
     close(context, folder, learner, job, fit(job), passed, {"shared_base": roles.shared})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,7 +42,7 @@ def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
     write_rejected(folder.path / "rejected.jsonl", data.rejected)
     if stage.pairs is not None:
         pairs = [[e for e in side if isinstance(e, Pair)] for side in (data.train, data.heldout)]
-        facts: dict[str, Any] = {"simulated": False, "tokens": 0}
+        facts: dict[str, Any] = {"simulated": False, "tokens": 0, "tokens_per_s": 0.0}
     else:
         pairs, facts = rated_pairs(context, folder, stage, data, log)
     for side, rows in zip(("pairs", "heldout"), pairs, strict=True):
@@ -51,7 +52,7 @@ def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
         text=f"{len(pairs[0])} pairs to train on, {len(pairs[1])} held out"
         + (f"; simulated by {stage.rater}, {stage.noise:.0%} of labels flipped" if facts["simulated"] else ""),
     )
-    folder.close(guards=[], pairs=len(pairs[0]), heldout=len(pairs[1]), tokens_per_s=0, **facts)
+    folder.close(guards=[], pairs=len(pairs[0]), heldout=len(pairs[1]), **facts)
 
 
 def rated_pairs(
@@ -66,6 +67,7 @@ def rated_pairs(
     prompts = asked_prompts(data.train + data.heldout)
     ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
     how = Sampling(stage.max_new_tokens, stage.temperature, seed=context.seed(folder))
+    began = time.monotonic()
     groups = sample(
         loaded.lm,
         ids,
@@ -80,15 +82,17 @@ def rated_pairs(
         share = int(hash_of([m.content for m in chat.prompt])[:8], 16) / 2**32
         drawn = random.Random(seed_for(context.seed(folder), f"pairs {chat.origin}"))
         sides[share < stage.heldout] += choose_pairs(chat, [s.text.strip() for s in group], rate, stage, drawn)
+    seconds = time.monotonic() - began
     noise = random.Random(seed_for(context.seed(folder), "noise"))
     sides = [with_noise(side, stage.noise, noise) for side in sides]
     tokens = sum(len(s.ids) for group in groups for s in group)
+    rate_s = round(tokens / seconds, 1)
     if not sides[0]:
         raise RunError(
             f"{folder.name}: the rater sees no difference between any two answers to one prompt. "
             "Raise temperature or samples, or look at the rater."
         )
-    return sides, {"simulated": True, "tokens": tokens, "prompts": len(prompts)}
+    return sides, {"simulated": True, "tokens": tokens, "tokens_per_s": rate_s, "prompts": len(prompts)}
 
 
 def choose_pairs(chat: Chat, answers: Sequence[str], rate: Rater, stage: Prefer, drawn: random.Random) -> list[Pair]:

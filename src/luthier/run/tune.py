@@ -256,7 +256,7 @@ def heldout_watcher(
     context: Context, learner: Learner, heldout: list[Tokens], log: EventLog
 ) -> Callable[[int], float | None]:
     """Measures held-out loss and shows a sampled text, at step 0 and at every evaluation."""
-    rows = heldout[:: max(1, len(heldout) // HELDOUT_ROWS)][:HELDOUT_ROWS]
+    rows = g.spread(heldout, HELDOUT_ROWS)
     prompts = context.shown_prompts()[:1]
 
     def watch(step: int) -> float | None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from luthier.base.config import Place as YamlPlace
 from luthier.base.config import load_function, load_recipe, parse, resolve_path
 from luthier.base.errors import UserError
-from luthier.base.recipe import Recipe, Sft, Training
+from luthier.base.recipe import Recipe, Sft
 from luthier.base.settings import SECTIONS, describe
+from luthier.base.tuning import Training
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,8 +119,8 @@ ONE_MISTAKE = [
     ("    epochs: 1\n", "    steps: '7'\n", 'r.yaml:10: stages[0].pretrain.steps: "7" is not a whole number. Remove the quotes.'),
     ("    epochs: 1\n", "    epochs: 1\n    steps: 3\n", "r.yaml:11: stages[0].pretrain.steps: is set, and so is epochs (1). Keep one of them."),
     ("    epochs: 1\n", "    rank: 8\n", "r.yaml:10: stages[0].pretrain.rank: no such setting. Did you mean adapter.rank?"),
-    ("    epochs: 1\n", "    clip: 1\n", "r.yaml:10: stages[0].pretrain.clip: no such setting. It is a setting of ppo."),
-    ("    epochs: 1\n", "    schedule: cosin\n", 'r.yaml:10: stages[0].pretrain.schedule: "cosin" is not one of cosine, linear, constant. Did you mean cosine?'),
+    ("    epochs: 1\n", "    clip: 1\n", "r.yaml:10: stages[0].pretrain.clip: no such setting. It is a setting of ppo, grpo."),
+    ("    epochs: 1\n", "    schedule: cosin\n", 'r.yaml:10: stages[0].pretrain.schedule: "cosin" is not one of cosine, linear, constant, wsd. Did you mean cosine?'),
     ("    epochs: 1\n", "    weight_decay: -1\n", "r.yaml:10: stages[0].pretrain.weight_decay: must be at least 0, not -1."),
     ("    epochs: 1\n", "    betas: [0.9]\n", "r.yaml:10: stages[0].pretrain.betas[1]: is missing."),
     ("    epochs: 1\n", "    betas: [0.9, 1]\n", "r.yaml:10: stages[0].pretrain.betas: must both be at least 0 and below 1, not [0.9, 1.0]."),
@@ -140,8 +141,8 @@ ONE_MISTAKE = [
     ("    data: {faq: 1, docs: 0.5}", "    data: 5", "r.yaml:12: stages[1].sft.data: 5 is not text or a group of settings."),
     ("    data: {faq: 1, docs: 0.5}", "    data: {faq: x}", 'r.yaml:12: stages[1].sft.data.faq: "x" is not a number.'),
     ("    replay: {data: docs}", "    replay: {data: doks}", 'r.yaml:13: stages[1].sft.replay.data: there is no source "doks" under data. Did you mean docs? The sources: docs, faq, ask.'),
-    ("  - kind: sft\n", "  - kind: stf\n", 'r.yaml:11: stages[1]: "stf" is no kind of stage. Did you mean sft? The kinds: pretrain, sft, prefer, reward, ppo.'),
-    ("  - kind: sft\n", "  - name: sft\n", "r.yaml:11: stages[1]: has no kind. Add kind: one of pretrain, sft, prefer, reward, ppo."),
+    ("  - kind: sft\n", "  - kind: stf\n", 'r.yaml:11: stages[1]: "stf" is no kind of stage. Did you mean sft? The kinds: pretrain, sft, prefer, reward, ppo, dpo, orpo, simpo, kto, grpo, best_of.'),
+    ("  - kind: sft\n", "  - name: sft\n", "r.yaml:11: stages[1]: has no kind. Add kind: one of pretrain, sft, prefer, reward, ppo, dpo, orpo, simpo, kto, grpo, best_of."),
     ("  - kind: reward\n    init: sft\n", "  - kind: reward\n    init: stf\n", 'r.yaml:18: stages[3].reward.init: no stage "stf" is made before this one. Did you mean sft? There are: pretrain, sft.'),
     ("  - kind: reward\n    init: sft\n", "  - kind: reward\n    init: prefer\n", "r.yaml:18: stages[3].reward.init: prefer is a prefer stage, which makes no language model. Those that do: pretrain, sft."),
     ("  - kind: reward\n    init: sft\n", "", "r.yaml:17: stages[3]: needs a reward model. Put a stage of kind reward before it."),
@@ -394,5 +395,5 @@ def test_every_setting_says_what_it_is():
 def test_a_row_of_the_reference():
     rows = {row.field: row for row in describe(Sft)}
     assert rows["steps"] == ("steps", "whole number ≥ 1", "", "Optimizer steps.")
-    assert rows["schedule"].type == "cosine | linear | constant" and rows["schedule"].default == "cosine"
+    assert rows["schedule"].type == "cosine | linear | constant | wsd" and rows["schedule"].default == "cosine"
     assert rows["data"].type == "text or {name: number}" and rows["data"].default == "required"

@@ -10,7 +10,7 @@ from peft import PeftModel
 
 from architectures import tiny
 from luthier.base.nouns import Tokens
-from luthier.base.recipe import Lora
+from luthier.base.tuning import Lora
 from luthier.model.adapt import add_adapter, load_adapter, merged, only, restore_adapter, save_adapter, trainable
 from luthier.model.score import score
 from luthier.model.verify import choose_layout, own_forward, probe_sequences

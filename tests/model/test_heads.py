@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from architectures import tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
-from luthier.base.recipe import Lora
+from luthier.base.tuning import Lora
 from luthier.model.adapt import add_adapter, merged
 from luthier.model.heads import (
     folder_scores,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from architectures import tiny
-from luthier.base.recipe import Lora, Ppo
+from luthier.base.alignment import Ppo
+from luthier.base.tuning import Lora
 from luthier.model.adapt import add_adapter, trainable
 from luthier.model.heads import scalar_head
 from luthier.model.roles import separate_roles, shared_roles

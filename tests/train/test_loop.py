@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architectures import tiny
+from luthier.base.alignment import Ppo, Reward
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog, read_events
-from luthier.base.recipe import Lora, Ppo, Pretrain, Reward
+from luthier.base.recipe import Pretrain
+from luthier.base.tuning import Lora
 from luthier.model.adapt import add_adapter, trainable
 from luthier.model.heads import scalar_head, sequence_scores
 from luthier.model.roles import separate_roles

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architectures import tiny
-from luthier.base.recipe import Lora, Training
+from luthier.base.tuning import Lora, Training
 from luthier.model.adapt import add_adapter, trainable
 from luthier.model.verify import choose_layout
 from luthier.train.optim import lr_at, optimizers

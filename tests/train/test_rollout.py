@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from luthier.base.alignment import Ppo
 from luthier.base.errors import RunError
 from luthier.base.nouns import Sample
-from luthier.base.recipe import Lora, Ppo
+from luthier.base.tuning import Lora
 from luthier.model.adapt import add_adapter, trainable
 from luthier.model.heads import scalar_head
 from luthier.model.roles import separate_roles, shared_roles

@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 
+from luthier.base.alignment import Prefer
 from luthier.base.crosscheck import crosscheck
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.functions import function_problem, load_function, resolve_path
 from luthier.base.invalid import invalid
-from luthier.base.recipe import Prefer, Recipe, WinRateProbe
+from luthier.base.probes import WinRateProbe
+from luthier.base.recipe import Recipe
 from luthier.base.settings import Loc
 
 __all__ = ["load_function", "load_recipe", "resolve_path"]
@@ -242,12 +244,31 @@ def scalar(node: yaml.ScalarNode, loc: Loc, tree: Tree) -> Any:
 
 
 def expand_shorthands(value: dict[str, Any]) -> None:
-    """`base: folder` is {model: folder}; an entry `docs: path` of data is {path: path}."""
+    """`base: folder` is {model: folder}; an entry `docs: path` of data is {path: path}; an adapter without a kind is
+    lora; `adapter: prefix` is {kind: prefix}, `quantize: nf4` is {kind: nf4}; `rewards: a` and [a] are {a: 1}."""
     if isinstance(value.get("base"), str):
         value["base"] = {"model": value["base"]}
     data = value.get("data")
     if isinstance(data, dict):
         data.update({name: {"path": source} for name, source in data.items() if isinstance(source, str)})
+    stages = value.get("stages")
+    for stage in stages if isinstance(stages, list) else ():
+        if isinstance(stage, dict):
+            expand_stage(stage)
+
+
+def expand_stage(stage: dict[str, Any]) -> None:
+    """The shorthands of one stage."""
+    for name in ("adapter", "quantize"):
+        if isinstance(stage.get(name), str):
+            stage[name] = {"kind": stage[name]}
+    if isinstance(stage.get("adapter"), dict):
+        stage["adapter"].setdefault("kind", "lora")
+    rewards = stage.get("rewards")
+    if isinstance(rewards, str):
+        rewards = [rewards]
+    if isinstance(rewards, list) and all(isinstance(reward, str) for reward in rewards):
+        stage["rewards"] = dict.fromkeys(rewards, 1)
 
 
 def override(tree: Tree, text: str, place: Place) -> None:

@@ -9,14 +9,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from luthier.base import alignment as a
 from luthier.base import recipe as r
 from luthier.base.errors import did_you_mean
+from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
+from luthier.base.tuning import Training
 
 Problem = tuple[Loc, str]
 """Where in the recipe (keys and indices, no kinds), and what is wrong there."""
 
-WRITES_TEXT = ("pretrain", "sft", "ppo")
+WRITES_TEXT = ("pretrain", "sft", "ppo", "dpo", "orpo", "simpo", "kto", "grpo")
 """Stages whose result is a language model."""
 
 
@@ -87,25 +90,32 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
         if stage.init is not None:
             yield from must_be_stage((*at, "init"), stage.init, earlier, WRITES_TEXT, "is made before this one")
         if isinstance(stage, r.Pretrain | r.Sft):
-            yield from check_supervised(at, stage, recipe)
-        elif isinstance(stage, r.Prefer):
+            yield from check_supervised(at, stage, recipe, earlier)
+        elif isinstance(stage, a.Prefer):
             yield from check_prefer(at, stage, recipe)
-        elif isinstance(stage, r.Reward):
-            yield from check_reward(at, stage, recipe, earlier)
+        elif isinstance(stage, a.Reward | a.Preference):
+            yield from check_pairs(at, stage, recipe, earlier)
+        elif isinstance(stage, a.Kto):
+            yield from check_kto(at, stage, recipe, earlier)
+        elif isinstance(stage, a.Grpo | a.BestOf):
+            yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
+            yield from check_rewards(at, stage, earlier)
         else:
             yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
             if stage.reward is not None:
                 yield from must_be_stage((*at, "reward"), stage.reward, earlier, ("reward",), "stands before this one")
             elif not any(other.kind == "reward" for other in earlier):
                 yield at, "needs a reward model. Put a stage of kind reward before it."
-        if isinstance(stage, r.Training) and not all(0 <= beta < 1 for beta in stage.betas):
+        if isinstance(stage, Training) and not all(0 <= beta < 1 for beta in stage.betas):
             yield (*at, "betas"), f"must both be at least 0 and below 1, not {list(stage.betas)}."
 
 
-def check_supervised(at: Loc, stage: r.Pretrain | r.Sft, recipe: r.Recipe) -> Iterator[Problem]:
+def check_supervised(at: Loc, stage: r.Pretrain | r.Sft, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
     """A stage that reads data sets reads some that are there, for one length of time."""
     if isinstance(stage.data, str):
-        yield from must_be_source((*at, "data"), stage.data, recipe)
+        chosen = [stage_name(other) for other in earlier if other.kind == "best_of"]
+        if stage.data not in chosen:
+            yield from must_be_source((*at, "data"), stage.data, recipe)
     else:
         if not stage.data:
             yield (*at, "data"), "is empty. Name a source, or several with weights."
@@ -119,7 +129,7 @@ def check_supervised(at: Loc, stage: r.Pretrain | r.Sft, recipe: r.Recipe) -> It
         yield (*at, "steps"), f"is set, and so is epochs ({stage.epochs:g}). Keep one of them."
 
 
-def check_prefer(at: Loc, stage: r.Prefer, recipe: r.Recipe) -> Iterator[Problem]:
+def check_prefer(at: Loc, stage: a.Prefer, recipe: r.Recipe) -> Iterator[Problem]:
     """Pairs come from a file, or from a rater who is given prompts; not both, not neither."""
     if stage.pairs is not None:
         yield from must_be_source((*at, "pairs"), stage.pairs, recipe)
@@ -137,8 +147,8 @@ def check_prefer(at: Loc, stage: r.Prefer, recipe: r.Recipe) -> Iterator[Problem
         yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
 
 
-def check_reward(at: Loc, stage: r.Reward, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
-    """A reward model has pairs to learn from."""
+def check_pairs(at: Loc, stage: a.Reward | a.Preference, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
+    """A stage that learns from pairs has some."""
     gathered = [stage_name(other) for other in earlier if other.kind == "prefer"]
     if stage.pairs is None and not gathered:
         yield at, "has no pairs. Put a stage of kind prefer before it, or give pairs, the name of a source."
@@ -148,19 +158,38 @@ def check_reward(at: Loc, stage: r.Reward, recipe: r.Recipe, earlier: list[r.Sta
         yield (*at, "pairs"), f"{message}{did_you_mean(stage.pairs, known)} There are: {listed(known)}."
 
 
+def check_kto(at: Loc, stage: a.Kto, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
+    """A stage that learns from marked answers has some."""
+    known = [*(stage_name(other) for other in earlier if other.kind == "prefer"), *recipe.data]
+    if stage.data is None and not any(other.kind == "prefer" for other in earlier):
+        yield at, "has no data. Give data, the name of a source of labelled answers or of pairs."
+    elif stage.data is not None and stage.data not in known:
+        message = f'there is no earlier prefer stage and no source "{stage.data}".'
+        yield (*at, "data"), f"{message}{did_you_mean(stage.data, known)} There are: {listed(known)}."
+
+
+def check_rewards(at: Loc, stage: a.Grpo | a.BestOf, earlier: list[r.Stage]) -> Iterator[Problem]:
+    """Rewards are programs, or reward stages that come before."""
+    if not stage.rewards:
+        yield (*at, "rewards"), "is empty. Give rewards: path/file.py:name, or the name of a reward stage."
+    for name in stage.rewards:
+        if ":" not in name:
+            yield from must_be_stage((*at, "rewards", name), name, earlier, ("reward",), "stands before this one")
+
+
 def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
     """Each probe finds its data and its models."""
     for name, probe in recipe.evaluate.items():
         at: Loc = ("evaluate", name)
         yield from must_be_source((*at, "data"), probe.data, recipe)
         models: list[tuple[Loc, str]] = []
-        if isinstance(probe, r.WinRateProbe):
+        if isinstance(probe, WinRateProbe):
             models += [((*at, "stages", index), stage) for index, stage in enumerate(probe.stages)]
             if probe.stages[0] == probe.stages[1]:
                 yield (*at, "stages"), f"compares {probe.stages[0]} with itself. Name two stages: [new, old]."
         else:
             models += [((*at, "after", index), stage) for index, stage in enumerate(probe.after or ())]
-            if isinstance(probe, r.LossProbe) and probe.since is not None:
+            if isinstance(probe, LossProbe) and probe.since is not None:
                 models.append(((*at, "since"), probe.since))
         for loc, stage in models:
             if stage != "base":

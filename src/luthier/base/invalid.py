@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from luthier.base.errors import did_you_mean
 from luthier.base.recipe import Recipe
 from luthier.base.settings import (
+    ADAPTERS,
     PROBES,
     STAGES,
     Loc,
@@ -81,6 +82,8 @@ def locate(value: Any, error: dict[str, Any]) -> Mistake:
     branch = None
     for position, part in enumerate(error["loc"]):
         if position == 2 and loc[0] in ("stages", "evaluate"):
+            continue
+        if isinstance(value, dict) and value.get("kind") == part and part not in value:
             continue
         known = isinstance(value, dict) and part in value
         if known or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
@@ -190,8 +193,9 @@ def missing(loc: Loc) -> str:
 
 def unknown_kind(loc: Loc, given: Any) -> str:
     """A stage or a probe that does not say what it is, or says it is something unknown."""
-    kinds = STAGES if loc[0] == "stages" else PROBES
-    what = "stage" if loc[0] == "stages" else "probe"
+    kinds, what = (STAGES, "stage") if loc[0] == "stages" else (PROBES, "probe")
+    if loc[-1] == "adapter":
+        kinds, what = ADAPTERS, "adapter"
     kind = given.get("kind") if isinstance(given, dict) else None
     if kind is None:
         only = [key for key in given if key in kinds] if isinstance(given, dict) else []

@@ -15,27 +15,45 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from luthier.base import recipe as r
+from luthier.base import alignment, probes, recipe, tuning
+from luthier.base.tuning import ADAPTERS
 
 Model = type[BaseModel]
 Loc = tuple[str | int, ...]
 
-STAGES: dict[str, Model] = {"pretrain": r.Pretrain, "sft": r.Sft, "prefer": r.Prefer, "reward": r.Reward, "ppo": r.Ppo}
+STAGES: dict[str, Model] = {
+    "pretrain": recipe.Pretrain,
+    "sft": recipe.Sft,
+    "prefer": alignment.Prefer,
+    "reward": alignment.Reward,
+    "ppo": alignment.Ppo,
+    "dpo": alignment.Dpo,
+    "orpo": alignment.Orpo,
+    "simpo": alignment.Simpo,
+    "kto": alignment.Kto,
+    "grpo": alignment.Grpo,
+    "best_of": alignment.BestOf,
+}
 PROBES: dict[str, Model] = {
-    "choices": r.ChoicesProbe,
-    "answers": r.AnswersProbe,
-    "loss": r.LossProbe,
-    "win_rate": r.WinRateProbe,
+    "choices": probes.ChoicesProbe,
+    "answers": probes.AnswersProbe,
+    "loss": probes.LossProbe,
+    "win_rate": probes.WinRateProbe,
 }
 SECTIONS: dict[str, tuple[str, Model]] = {
-    "recipe": ("the whole file", r.Recipe),
-    "base": ("`base:`", r.Base),
-    "fresh": ("`base.fresh:`", r.Fresh),
-    "source": ("an entry of `data:`", r.Source),
-    "training": ("every stage that trains: pretrain, sft, reward, ppo", r.Training),
+    "recipe": ("the whole file", recipe.Recipe),
+    "base": ("`base:`", recipe.Base),
+    "fresh": ("`base.fresh:`", recipe.Fresh),
+    "source": ("an entry of `data:`", recipe.Source),
+    "training": ("every stage that trains (all but prefer and best_of)", tuning.Training),
     **{kind: (f"a stage, `kind: {kind}`", model) for kind, model in STAGES.items()},
-    "adapter": ("`adapter:` of a training stage", r.Lora),
-    "replay": ("`replay:` of pretrain and sft", r.Replay),
+    **{kind: (f"`adapter:` of a training stage, `kind: {kind}`", model) for kind, model in ADAPTERS.items()},
+    "freeze": ("`freeze:` of a training stage", tuning.Freeze),
+    "quantize": ("`quantize:` of a training stage", tuning.Quantize),
+    "watchdog": ("`watchdog:` of a training stage", tuning.Watchdog),
+    "masking": ("`masking:` of pretrain", tuning.Masking),
+    "replay": ("`replay:` of pretrain and sft", tuning.Replay),
+    "budget": ("`budget:`", tuning.Budget),
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
 }
 """Every group of settings by the name `luthier settings NAME` knows it by, and where in a recipe it stands."""
@@ -62,7 +80,8 @@ def help_of(model: Model, name: str) -> str:
     """The docstring of a field on one line; its namesake's where it has none of its own."""
     if name == "kind":
         return "Which kind it is."
-    for owner in (model, *model.__mro__[1:], r.Training, r.Supervised, r.Ppo, *PROBES.values(), r.Source):
+    others: tuple[Model, ...] = (tuning.Training, recipe.Supervised, alignment.Ppo, *PROBES.values(), recipe.Source)
+    for owner in (model, *model.__mro__[1:], *others):
         if issubclass(owner, BaseModel) and name in owner.model_fields and owner.model_fields[name].description:
             return " ".join(str(owner.model_fields[name].description).split())
     return ""
@@ -105,8 +124,9 @@ def words(annotation: Any) -> str:
         return " | ".join(str(option) for option in args)
     if origin in (Union, UnionType):
         parts = [arg for arg in args if arg is not NoneType]
-        if {*parts} in ({*STAGES.values()}, {*PROBES.values()}):
-            return "stage" if r.Sft in parts else "probe"
+        for word, known in (("stage", STAGES), ("probe", PROBES), ("adapter", ADAPTERS)):
+            if {*parts} == {*known.values()}:
+                return word
         return " or ".join(words(part) for part in parts)
     if origin is list:
         return f"list of {words(args[0])}"
@@ -121,6 +141,8 @@ def default_words(field: FieldInfo) -> str:
     """The default as it would be written; "required"; or nothing, where the help says what absence means."""
     if field.default is PydanticUndefined:
         return "required"
+    if isinstance(field.default, BaseModel):
+        return "see there"
     return "" if field.default is None else json.dumps(field.default).strip('"')
 
 
@@ -130,7 +152,7 @@ def markdown() -> str:
         "# Settings",
         "",
         "Everything a recipe may hold: what `luthier settings --markdown` prints, in the words under the fields of",
-        "`src/luthier/base/recipe.py`. Any of it can also be given on the command line, where the last one wins:",
+        "`src/luthier/base/`. Any of it can also be given on the command line, where the last one wins:",
         "",
         "```",
         "luthier run recipe.yaml seed=1 stages.sft.learning_rate=1e-3 data.faq.limit=100",
@@ -139,9 +161,9 @@ def markdown() -> str:
         "A stage is meant by its name, its kind or its place (0 is the first).",
         "A plain text for `base`, or for an entry of `data`, stands for `{model: …}` and `{path: …}`.",
     ]
-    shared = describe(r.Training)
+    shared = describe(tuning.Training)
     for name, (where, model) in SECTIONS.items():
-        trains = issubclass(model, r.Training) and model is not r.Training
+        trains = issubclass(model, tuning.Training) and model is not tuning.Training
         lines += ["", f"## {name}", "", f"{where[0].upper()}{where[1:]}. {summary(model)}", ""]
         lines += ["All settings of [training](#training), and:", ""] if trains else []
         lines += ["| setting | what to write | default | meaning |", "|---|---|---|---|"]
@@ -161,7 +183,7 @@ def summary(model: Model) -> str:
 
 def model_at(loc: Loc) -> Model | None:
     """The group of settings at a pydantic location (kinds of stages and probes included), if there is one."""
-    annotation: Any = r.Recipe
+    annotation: Any = recipe.Recipe
     for part in loc:
         annotation = step_into(annotation, part)
     return as_model(annotation)
@@ -187,16 +209,21 @@ def step_into(annotation: Any, part: str | int) -> Any:
     model = as_model(annotation)
     if model is not None:
         return model.model_fields[str(part)].annotation if part in model.model_fields else None
-    return {**STAGES, **PROBES}.get(str(part)) if origin in (Union, UnionType) else None
+    if origin not in (Union, UnionType):
+        return None
+    kinds = {**STAGES, **PROBES, **ADAPTERS}
+    if part in kinds:
+        return kinds[str(part)]
+    return step_into(next((arg for arg in args if arg is not NoneType), None), part)
 
 
 def inner_settings(model: Model) -> dict[str, str]:
     """Settings one level further in, by name: {"rank": "adapter.rank"}."""
     found: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        inner = as_model(field.annotation)
-        if inner is not None:
-            found |= {key: f"{name}.{key}" for key in inner.model_fields}
+        kinds = ADAPTERS.values() if name == "adapter" else [as_model(field.annotation)]
+        for inner in kinds:
+            found |= {key: f"{name}.{key}" for key in (inner.model_fields if inner else ())}
     return found
 
 

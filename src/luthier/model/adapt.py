@@ -14,8 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_p
 from torch import Tensor
 
 from luthier.base.files import disk_errors
-from luthier.base.recipe import Lora
 from luthier.base.seeds import seed_for
+from luthier.base.tuning import Adapter, Lora
 from luthier.model.score import LanguageModel
 
 
@@ -43,9 +43,12 @@ def lora_config(lora: Lora, token_rows: dict[str, list[int]] | None = None) -> L
     )
 
 
-def add_adapter(lm: LanguageModel, lora: Lora, name: str, seed: int, new_tokens: tuple[int, ...] = ()) -> LanguageModel:
+def add_adapter(
+    lm: LanguageModel, lora: Adapter, name: str, seed: int, new_tokens: tuple[int, ...] = ()
+) -> LanguageModel:
     """The model with a new adapter, active and the only thing that trains. Its initial weights depend on `seed` only;
     before the first step it changes nothing (Hu et al. 2021: B = 0)."""
+    assert isinstance(lora, Lora)
     config = lora_config(lora, rows_of_tokens(lm.core, new_tokens))
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, f"adapter {name}"))

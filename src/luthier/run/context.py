@@ -16,7 +16,8 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path
 from luthier.base.nouns import Chat, Example, Pair, Text
-from luthier.base.recipe import AnswersProbe, Recipe
+from luthier.base.probes import AnswersProbe
+from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import Dataset, read_dataset
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model

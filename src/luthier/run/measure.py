@@ -14,7 +14,7 @@ from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
 from luthier.base.nouns import Chat, Choice
-from luthier.base.recipe import AnswersProbe, ChoicesProbe, LossProbe, Probe, WinRateProbe
+from luthier.base.probes import AnswersProbe, ChoicesProbe, LossProbe, Probe, WinRateProbe
 from luthier.evals.answers import answer_all, wins
 from luthier.evals.choices import pick_options
 from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, wilson
@@ -23,7 +23,7 @@ from luthier.generate import Sampling
 from luthier.model.load import Loaded, add_chat_template
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
-from luthier.run.tune import write_samples
+from luthier.run.result import write_samples
 from luthier.tokens.prepare import prepare
 
 Measured = dict[str, Any]

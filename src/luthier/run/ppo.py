@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from luthier.base.alignment import Ppo
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import EventLog
-from luthier.base.recipe import Ppo
 from luthier.data.dataset import write_rejected
 from luthier.evals.answers import answer_all
 from luthier.generate import Sampling
-from luthier.model.adapt import add_adapter, load_adapter, restore_adapter, save_adapter, trainable
+from luthier.model.adapt import load_adapter
 from luthier.model.heads import load_head, scalar_head
 from luthier.model.load import Loaded, load_folder
 from luthier.model.roles import Roles, separate_roles, shared_roles
 from luthier.model.score import LanguageModel
-from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
+from luthier.run.context import Context, ModelRef, asked_prompts
+from luthier.run.fitting import job_for, microbatch_tokens
+from luthier.run.learner import ADAPTER, Learner, as_learner
 from luthier.run.memo import StageFolder
+from luthier.run.result import close
 from luthier.run.reward import REWARD
-from luthier.run.tune import ADAPTER, MICROBATCH_TOKENS, Learner, close, full_weights, leak_guard
+from luthier.run.tune import leak_guard
 from luthier.train import guards as g
-from luthier.train.checkpoint import Checkpoints, Stateful, Weights
-from luthier.train.loop import Job, disk_for, fit
-from luthier.train.optim import optimizers
+from luthier.train.loop import disk_for, fit
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 
 FIRST_KL = 1e-4
@@ -56,7 +57,7 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
     start = context.start(stage.init)
     assert start is not None
     learner, roles = cast(context, folder, stage, reward, context.load(start))
-    renderer, lm = learner.renderer, learner.lm
+    renderer = learner.renderer
     log.emit(
         "note",
         text="policy, reference, reward and value share one set of base weights"
@@ -67,23 +68,21 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
     room = learner.loaded.context - stage.max_new_tokens
     ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
     fitting = [one for one in ids if len(one) <= room]
-    parameters = {**trainable(lm.module), "value": roles.value_head.weight}
-    steppers, steering = optimizers(parameters, stage), Steering(stage.kl)
-    limit, ends = stage.microbatch_tokens or MICROBATCH_TOKENS, sorted(renderer.end_ids)
-    source = Rollouts(roles, fitting, stage, steering, context.seed(folder), ends, renderer.decode, limit)
-    states: dict[str, Stateful] = {**steppers, "value": roles.value_head, "steering": steering}
-    job = Job(
-        module=lm.module,
-        parameters=list(parameters.values()),
-        optimizers=steppers,
-        source=source,
+    steering, ends = Steering(stage.kl), sorted(renderer.end_ids)
+    source = Rollouts(
+        roles, fitting, stage, steering, context.seed(folder), ends, renderer.decode, microbatch_tokens(stage)
+    )
+    job = job_for(
+        context,
+        folder,
+        stage,
+        learner,
+        source,
         loss=lambda m: ppo_loss(roles, stage, m, source.rollout.stats if source.rollout else {}),
         evaluate=lambda step: show_answer(context, learner, log, step),
-        how=stage,
-        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, states),
         log=log,
-        seed=context.seed(folder),
-        device=lm.device,
+        heads={"value": roles.value_head},
+        states={"steering": steering},
     )
     said = f"{len(fitting)} of {len(ids)} prompts leave room for {stage.max_new_tokens} new tokens"
     passed = g.enforce(
@@ -101,20 +100,14 @@ def cast(
     context: Context, folder: StageFolder, stage: Ppo, reward: StageFolder, loaded: Loaded
 ) -> tuple[Learner, Roles]:
     """Gives out the roles: on one base where policy and reward are both adapters of the same model, else apart."""
-    seed, lm = context.seed(folder), loaded.lm
     start = context.start(stage.init)
     assert start is not None
-    head = load_head(reward.path / "scorer" / "head.safetensors", lm.core.config.hidden_size, lm.device)
-    value = scalar_head(lm.core.config.hidden_size, seed, "value head", zero=True).to(lm.device)
+    learner = as_learner(context, folder, stage, loaded, ADAPTER)
+    lm, width = learner.lm, learner.lm.core.config.hidden_size
     scorer = reward.path / "scorer"
+    head = load_head(scorer / "head.safetensors", width, lm.device)
+    value = scalar_head(width, context.seed(folder), "value head", zero=True).to(lm.device)
     adapted = (scorer / "adapter_config.json").exists()
-    renderer = renderer_of(loaded)
-    if stage.adapter is not None:
-        lm = add_adapter(lm, stage.adapter, ADAPTER, seed)
-        weights = Weights(lambda p: save_adapter(lm, ADAPTER, p), lambda p: restore_adapter(lm, ADAPTER, p))
-    else:
-        weights = full_weights(lm, loaded.tokenizer)
-    learner = Learner(loaded, lm, renderer, weights, adapter=stage.adapter is not None)
     if adapted and stage.adapter is not None and reward.record.get("shared_with") == start.hash:
         load_adapter(lm, REWARD, scorer)
         lm.module.set_adapter(ADAPTER)

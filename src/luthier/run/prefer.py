@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from luthier.base.alignment import Prefer
 from luthier.base.config import load_function
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of
 from luthier.base.nouns import Chat, Pair, Rater
-from luthier.base.recipe import Prefer
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import Dataset, write_rejected
 from luthier.generate import Sampling, sample

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from luthier.base.alignment import Reward
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import EventLog
 from luthier.base.files import new_folder
 from luthier.base.nouns import Chat, Message, Pair, Tokens
-from luthier.base.recipe import Reward
 from luthier.evals.intervals import Figure, bootstrap_mean, wilson
 from luthier.evals.reward import Verdicts, buckets, judge
-from luthier.model.adapt import add_adapter, merged, restore_adapter, save_adapter, trainable
+from luthier.model.adapt import merged, save_adapter
 from luthier.model.heads import (
     classifier_class_missing,
     folder_scores,
@@ -27,16 +27,15 @@ from luthier.model.heads import (
 )
 from luthier.model.load import save_model
 from luthier.objectives import bradley_terry
-from luthier.run.context import Context, renderer_of
+from luthier.run.context import Context
+from luthier.run.fitting import job_for, microbatch_tokens, tried
+from luthier.run.learner import Learner, started
 from luthier.run.memo import StageFolder
 from luthier.run.pairs import read_pairs
-from luthier.run.tune import MICROBATCH_TOKENS, Learner, full_weights
 from luthier.tokens.pack import forest
 from luthier.tokens.prepare import prepare_pairs
 from luthier.train import guards as g
-from luthier.train.checkpoint import Checkpoints, Weights
-from luthier.train.loop import Job, Loss, disk_for, fit, stop_if_broken, try_largest
-from luthier.train.optim import optimizers
+from luthier.train.loop import Loss, fit, stop_if_broken
 from luthier.train.sources import Micro, Pairs
 
 REWARD = "reward"
@@ -78,26 +77,11 @@ def run_reward(
     pairs, _, made = prepare_pairs(training, learner.renderer, length, stage.overlong)
     held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")
     passed = g.enforce(pair_guards(learner, made.sequences, training, heldout), log)
-    limit = stage.microbatch_tokens or MICROBATCH_TOKENS
-    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, limit, stage.epochs)
-    parameters = {**trainable(learner.lm.module), "head": head.weight}
-    steppers = optimizers(parameters, stage)
-    job = Job(
-        module=learner.lm.module,
-        parameters=list(parameters.values()),
-        optimizers=steppers,
-        source=source,
-        loss=lambda m: pair_loss(learner, head, m),
-        evaluate=accuracy_watcher(learner, head, held[:256], pairs, log),
-        how=stage,
-        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, {**steppers, "head": head}),
-        log=log,
-        seed=context.seed(folder),
-        device=learner.lm.device,
-    )
-    passed += g.enforce(
-        [g.packed_is_unpacked(learner.lm, made.sequences), try_largest(job, source.largest()), disk_for(job)], log
-    )
+    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, microbatch_tokens(stage), stage.epochs)
+    watch = accuracy_watcher(learner, head, held[:256], pairs, log)
+    loss = lambda m: pair_loss(learner, head, m)  # noqa: E731
+    job = job_for(context, folder, stage, learner, source, loss, watch, log, heads={"head": head})
+    passed += tried(job, learner, made.sequences, source.largest())
     used = fit(job)
     figures, bias = report_card(judge(learner.lm, head, held, pairs), context.recipe.seed)
     certificate = save_reward(folder, learner, head, held or pairs)
@@ -138,17 +122,9 @@ def shared_prompts(training: Sequence[Pair], heldout: Sequence[Pair]) -> list[st
 
 def reward_learner(context: Context, folder: StageFolder, stage: Reward) -> tuple[Learner, nn.Linear]:
     """The model and its scalar head."""
-    start = context.start(stage.init)
-    assert start is not None
-    loaded = context.load(start)
-    renderer = renderer_of(loaded)
-    lm = loaded.lm
-    head = scalar_head(lm.core.config.hidden_size, context.seed(folder), "reward head").to(lm.device)
-    if stage.adapter is None:
-        return Learner(loaded, lm, renderer, full_weights(lm, loaded.tokenizer), adapter=False), head
-    lm = add_adapter(lm, stage.adapter, REWARD, context.seed(folder))
-    weights = Weights(lambda path: save_adapter(lm, REWARD, path), lambda path: restore_adapter(lm, REWARD, path))
-    return Learner(loaded, lm, renderer, weights, adapter=True), head
+    learner = started(context, folder, stage, REWARD)
+    head = scalar_head(learner.lm.core.config.hidden_size, context.seed(folder), "reward head")
+    return learner, head.to(learner.lm.device)
 
 
 def pair_loss(learner: Learner, head: nn.Linear, micro: Micro) -> Loss:
@@ -216,14 +192,14 @@ def save_reward(
 ) -> dict[str, Any]:
     """Saves the scorer (for PPO) and the classifier (for everyone); reads the latter back through transformers."""
     with new_folder(folder.path / "scorer") as path:
-        if learner.adapter:
-            save_adapter(learner.lm, REWARD, path)
+        if learner.adapter is not None:
+            save_adapter(learner.lm, learner.adapter, path)
         else:
             save_model(learner.lm.core, learner.loaded.tokenizer, path)
         save_head(head, path / "head.safetensors")
     ends = {sequence.ids[-1] for pair in pairs for sequence in pair}
     with new_folder(folder.path / "model") as path:
-        whole = merged(learner.lm) if learner.adapter else learner.lm
+        whole = merged(learner.lm) if learner.adapter is not None else learner.lm
         save_reward_model(whole, head, learner.loaded.tokenizer, path, ends)
     probe = [sequence for pair in pairs[:4] for sequence in pair]
     with torch.no_grad():

@@ -12,18 +12,19 @@ from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import read_json, write_json, write_text
 from luthier.base.nouns import Message
-from luthier.base.recipe import Ppo, Prefer, Pretrain, Recipe, Reward, Sft
+from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.data.dataset import Dataset
 from luthier.generate import Sampling, sample
 from luthier.model.load import compute_dtype, load_folder, save_model
 from luthier.run.context import Context, open_context, renderer_of, run_lock
+from luthier.run.learner import learner_for
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import find_stage, hardware, versions
 from luthier.run.ppo import train_ppo
 from luthier.run.prefer import gather_preferences
 from luthier.run.report import write_report
 from luthier.run.reward import train_reward
-from luthier.run.tune import learner_for, prepare_rows, row_guards, sources_of, train_language_model
+from luthier.run.tune import prepare_rows, row_guards, sources_of, train_language_model
 
 STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "pretrain": train_language_model,
@@ -175,7 +176,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check
         return [check_stage(context, index, stage, rows) for index, stage in enumerate(recipe.stages)]
 
 
-def check_stage(context: Context, index: int, stage: Pretrain | Sft | Prefer | Reward | Ppo, rows: int) -> Check:
+def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
     """One stage of `check_recipe`. What a stage makes is not there yet, so later ones start from the base; where that
     is fresh, from the untrained model that the first stage starts from, with its tokenizer."""
     name = stage.name or stage.kind

@@ -18,8 +18,8 @@ from torch import Tensor
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.files import write_json
-from luthier.base.recipe import Training
 from luthier.base.seeds import seed_for
+from luthier.base.tuning import Training
 from luthier.train.checkpoint import Checkpoints
 from luthier.train.guards import Guard, disk
 from luthier.train.optim import lr_at

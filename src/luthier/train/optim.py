@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.base.recipe import Training
+from luthier.base.tuning import Training
 
 
 def lr_at(step: int, steps: int, how: Training) -> float:

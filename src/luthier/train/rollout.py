@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from luthier.base.alignment import Ppo
 from luthier.base.errors import RunError
 from luthier.base.nouns import Sample, Tokens
-from luthier.base.recipe import Ppo
 from luthier.base.seeds import seed_for
 from luthier.generate import Sampling, sample
 from luthier.model.roles import Roles, evaluating

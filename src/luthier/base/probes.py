@@ -1,0 +1,71 @@
+"""What `evaluate:` may hold: the probes, each a way to measure a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.base.strict import Strict
+
+
+class ChoicesProbe(Strict):
+    """Multiple choice by log-likelihood."""
+
+    kind: Literal["choices"]
+    data: str
+    """Name of a source of choices."""
+    after: list[str] | None = None
+    """Names of the stages after which to measure; default: base and every language model."""
+    normalise: Literal["none", "tokens", "bytes"] = "none"
+    """Compare summed log-probs, or per token, or per byte."""
+    joint: str = ""
+    """Put between the context and every option, such as a line end and "Answer: "."""
+    limit: int | None = Field(default=None, ge=1)
+
+
+class AnswersProbe(Strict):
+    """Generated answers contain the right value (`accept`)."""
+
+    kind: Literal["answers"]
+    data: str
+    """Name of a source of conversations with `accept` (or a reference answer)."""
+    after: list[str] | None = None
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    limit: int | None = Field(default=None, ge=1)
+
+
+class LossProbe(Strict):
+    """Held-out loss in nats per token, and its rise since the stage that trained on it (forgetting)."""
+
+    kind: Literal["loss"]
+    data: str
+    """Name of a source; its held-out rows are measured."""
+    after: list[str] | None = None
+    since: str | None = None
+    """Stage against which a rise is forgetting; default: the base."""
+    heldout_only: bool = True
+    """False: all rows of the source (for data that is never trained on)."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Cut documents to this many tokens."""
+    limit: int | None = Field(default=None, ge=1)
+
+
+class WinRateProbe(Strict):
+    """A rater compares answers of two stages' models to the same prompts; ties count half."""
+
+    kind: Literal["win_rate"]
+    data: str
+    """Name of a source of conversations."""
+    stages: tuple[str, str]
+    """[new, old]."""
+    rater: str
+    """`path/file.py:name` or `package.module:name`."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+
+
+Probe = Annotated[ChoicesProbe | AnswersProbe | LossProbe | WinRateProbe, Field(discriminator="kind")]

@@ -1,0 +1,68 @@
+"""What every training stage does alike around its own loss and data: the job, and the guards that try it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from luthier.base.events import EventLog
+from luthier.base.nouns import Tokens
+from luthier.base.tuning import Training
+from luthier.model.adapt import trainable
+from luthier.run.context import Context
+from luthier.run.learner import Learner
+from luthier.run.memo import StageFolder
+from luthier.train import guards as g
+from luthier.train.checkpoint import Checkpoints, Stateful
+from luthier.train.loop import Job, Loss, disk_for, try_largest
+from luthier.train.optim import optimizers
+from luthier.train.sources import BatchSource, Micro
+
+MICROBATCH_TOKENS = 8192
+
+
+def job_for(
+    context: Context,
+    folder: StageFolder,
+    stage: Training,
+    learner: Learner,
+    source: BatchSource,
+    loss: Callable[[Micro], Loss],
+    evaluate: Callable[[int], float | None],
+    log: EventLog,
+    heads: Mapping[str, nn.Linear] | None = None,
+    states: Mapping[str, Stateful] | None = None,
+) -> Job:
+    """The job of a stage: what of the learner trains, and `heads` beside it; `states` are kept in its checkpoints."""
+    heads = heads or {}
+    parameters = trainable(learner.lm.module) | {name: head.weight for name, head in heads.items()}
+    steppers = optimizers(parameters, stage)
+    kept: dict[str, Stateful] = {**steppers, **heads, **(states or {})}
+    return Job(
+        module=learner.lm.module,
+        parameters=list(parameters.values()),
+        optimizers=steppers,
+        source=source,
+        loss=loss,
+        evaluate=evaluate,
+        how=stage,
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, kept),
+        log=log,
+        seed=context.seed(folder),
+        device=learner.lm.device,
+    )
+
+
+def tried(job: Job, learner: Learner, rows: Sequence[Tokens], largest: int) -> list[dict[str, Any]]:
+    """The guards that use the model: packing changes nothing, the largest step fits, and so do the checkpoints."""
+    return g.enforce(
+        [g.packed_is_unpacked(learner.lm, rows), try_largest(job, largest), disk_for(job)],
+        job.log,
+    )
+
+
+def microbatch_tokens(stage: Training) -> int:
+    """Most tokens in one forward."""
+    return stage.microbatch_tokens or MICROBATCH_TOKENS

@@ -1,0 +1,103 @@
+"""The model that a stage trains, made the same way for every stage: loaded or fresh, then what its `adapter`,
+`freeze` and `quantize` say; with how its weights go to a checkpoint and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from luthier.base.errors import RunError
+from luthier.base.files import new_folder
+from luthier.base.recipe import Pretrain, Sft
+from luthier.base.tuning import Training
+from luthier.model.adapt import add_adapter, restore_adapter, save_adapter
+from luthier.model.load import Loaded, add_chat_template, fresh_model, load_folder, load_tokenizer, save_model, wrap
+from luthier.model.score import LanguageModel
+from luthier.run.context import Context, renderer_of, texts
+from luthier.run.memo import StageFolder
+from luthier.tokens.render import Renderer
+from luthier.tokens.tokenizer import train_tokenizer
+from luthier.train.checkpoint import Weights
+
+ADAPTER = "policy"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model about to be trained, with what training it needs."""
+
+    loaded: Loaded
+    lm: LanguageModel
+    renderer: Renderer
+    weights: Weights
+    adapter: str | None
+    """The adapter that is trained; None: the weights themselves."""
+
+
+def learner_for(context: Context, folder: StageFolder, stage: Pretrain | Sft) -> Learner:
+    """The model to train on text: loaded or fresh, with a chat template if conversations come."""
+    start = context.start(stage.init)
+    if start is not None:
+        loaded = context.load(start)
+    else:
+        assert context.recipe.base.fresh is not None
+        tokenizer = new_tokenizer(context, folder, stage)
+        model = fresh_model(context.recipe.base.fresh, tokenizer, context.recipe.seed)
+        loaded = wrap(model, tokenizer, context.device, context.dtype)
+    grown = add_chat_template(loaded, context.recipe.seed) if isinstance(stage, Sft) else ()
+    return as_learner(context, folder, stage, loaded, ADAPTER, grown)
+
+
+def started(context: Context, folder: StageFolder, stage: Training, adapter: str = ADAPTER) -> Learner:
+    """The model that an earlier stage made, about to be trained further."""
+    start = context.start(stage.init)
+    assert start is not None
+    return as_learner(context, folder, stage, context.load(start), adapter)
+
+
+def as_learner(
+    context: Context,
+    folder: StageFolder,
+    stage: Training,
+    loaded: Loaded,
+    adapter: str,
+    new_tokens: tuple[int, ...] = (),
+) -> Learner:
+    """A loaded model as what the stage trains. `new_tokens` are ids that the model did not know before."""
+    lm, renderer = loaded.lm, renderer_of(loaded)
+    if stage.gradient_checkpointing:
+        lm.core.gradient_checkpointing_enable({"use_reentrant": False})
+    if stage.adapter is None:
+        return Learner(loaded, lm, renderer, full_weights(lm, loaded.tokenizer), adapter=None)
+    lm.core.enable_input_require_grads()  # gradient checkpointing needs an input that has a gradient
+    lm = add_adapter(lm, stage.adapter, adapter, context.seed(folder), new_tokens)
+    weights = Weights(lambda path: save_adapter(lm, adapter, path), lambda path: restore_adapter(lm, adapter, path))
+    return Learner(replace(loaded, lm=lm), lm, renderer, weights, adapter=adapter)
+
+
+def full_weights(lm: LanguageModel, tokenizer: Any) -> Weights:
+    """All weights, as a Hugging Face folder."""
+
+    def restore(path: Path) -> None:
+        saved = load_folder(path, str(lm.device), lm.dtype)
+        lm.core.load_state_dict(saved.lm.core.state_dict())
+
+    save: Callable[[Path], None] = lambda path: save_model(lm.core, tokenizer, path)  # noqa: E731
+    return Weights(save, restore)
+
+
+def new_tokenizer(context: Context, folder: StageFolder, stage: Pretrain | Sft) -> Any:
+    """The run's own tokenizer, trained once on the stage's documents and kept beside them."""
+    kept = folder.path / "tokenizer"
+    if not kept.is_dir():
+        fresh = context.recipe.base.fresh
+        assert fresh is not None
+        names = [stage.data] if isinstance(stage.data, str) else list(stage.data)
+        documents = [t.text for name in names for t in texts(context.dataset(name).train)]
+        if not documents:
+            raise RunError(f"{folder.name}: no documents to train a tokenizer on. Give a source of texts.")
+        with new_folder(kept) as path:
+            train_tokenizer(documents, fresh.vocab).save_pretrained(path)
+    return load_tokenizer(kept)

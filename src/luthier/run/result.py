@@ -1,0 +1,117 @@
+"""What a stage leaves behind: the model, read back and compared with what was trained, and its answers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.base.errors import RunError
+from luthier.base.files import new_folder, write_jsonl
+from luthier.base.nouns import Chat, Tokens
+from luthier.evals.answers import Answer, answer_all
+from luthier.generate import Sampling, sample
+from luthier.model.adapt import merged, save_adapter
+from luthier.model.load import load_folder, save_model
+from luthier.model.score import LanguageModel, score
+from luthier.run.context import Context
+from luthier.run.learner import Learner
+from luthier.run.memo import StageFolder
+from luthier.tokens.pack import forest
+from luthier.train import guards as g
+from luthier.train.loop import Job, Totals
+
+
+def close(
+    context: Context,
+    folder: StageFolder,
+    learner: Learner,
+    job: Job,
+    used: Totals,
+    passed: list[dict[str, Any]],
+    facts: dict[str, Any],
+) -> None:
+    """Saves a language model with its certificate and samples, and writes the stage's record."""
+    certificate = save_result(folder, learner)
+    job.log.emit("guard", **certificate)
+    show_samples(context, folder, learner)
+    layout = learner.loaded.check.layout
+    folder.close(**used.facts(job), guards=[*passed, certificate], layout=layout, **facts)
+    job.checkpoints.clear()
+
+
+@torch.no_grad()
+def logps_of(lm: LanguageModel, sequences: Sequence[Tokens]) -> Tensor:
+    """Log-probs of a few sequences, for comparing a model with its saved self."""
+    lm.module.eval()
+    return score(lm, forest(sequences).to(lm.device)).cpu()
+
+
+def save_result(folder: StageFolder, learner: Learner) -> dict[str, Any]:
+    """Saves the model (and its adapter), reads it back, and compares: the export certificate.
+    Raises RunError where what is on disk is not what was trained."""
+    ends = tuple(learner.renderer.end_ids)
+    probe = [Tokens(tuple(range(3, 3 + n)), (0.0,) + (1.0,) * (n - 1), "certificate") for n in (9, 17, 33)]
+    trained_M = logps_of(learner.lm, probe)
+    gaps = {}
+    result = folder.path / "model"
+    if learner.adapter is not None:
+        with new_folder(folder.path / "adapter") as path:
+            save_adapter(learner.lm, learner.adapter, path)
+        whole = merged(learner.lm)
+        gaps["merged"] = float((logps_of(whole, probe) - trained_M).abs().max())
+        module = whole.module
+    else:
+        module = learner.lm.module
+    with new_folder(result) as path:
+        save_model(module, learner.loaded.tokenizer, path, ends)
+    again = load_folder(result, str(learner.lm.device), learner.lm.dtype)
+    gaps["saved"] = float((logps_of(again.lm, probe) - trained_M).abs().max())
+    greedy = Sampling(16, temperature=0)
+    prompts = [s.ids[:8] for s in probe]
+    texts_of = [
+        [tuple(s.ids) for (s,) in sample(lm, prompts, greedy, ends, learner.renderer.decode)]
+        for lm in (learner.lm, again.lm)
+    ]
+    tolerance = 1e-3 if learner.lm.dtype == torch.float32 else 0.1
+    same = texts_of[0] == texts_of[1]
+    said = ", ".join(f"{name} differs by {gap:.1g} nats" for name, gap in gaps.items())
+    guard = g.Guard(
+        "export certificate",
+        max(gaps.values()) <= tolerance and same,
+        f"{said}; greedy tokens {'equal' if same else 'differ'}",
+    )
+    if not guard.ok:
+        shutil.rmtree(result)
+        raise RunError(f"{folder.name}: what was saved is not what was trained: {guard.detail}. The checkpoints stay.")
+    return {"name": guard.name, "ok": guard.ok, "detail": guard.detail}
+
+
+def show_samples(context: Context, folder: StageFolder, learner: Learner) -> None:
+    """Answers to the report's prompts, greedy, to samples.jsonl."""
+    prompts = context.shown_prompts()
+    how = Sampling(context.recipe.answer_tokens, temperature=0)
+    write_samples(folder.path, prompts, answer_all(learner.lm, learner.renderer, prompts, how) if prompts else [])
+
+
+def write_samples(folder: Path, prompts: Sequence[Chat], answers: Sequence[Answer]) -> None:
+    """samples.jsonl: {origin, prompt, reference, accept, answer, right, ended}."""
+    write_jsonl(
+        folder / "samples.jsonl",
+        [
+            {
+                "origin": a.origin,
+                "prompt": a.prompt[-1].content,
+                "reference": p.answer,
+                "accept": list(p.accept),
+                "answer": a.text,
+                "right": a.right,
+                "ended": a.ended,
+            }
+            for p, a in zip(prompts, answers, strict=True)
+        ],
+    )

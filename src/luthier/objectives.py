@@ -78,3 +78,55 @@ def adapt_kl(coefficient: float, kl: float, target: float, samples: int, horizon
     """β ← β (1 + clip(KL/target − 1, ±0.2) · n/horizon). Ziegler et al. 2019, §2.2."""
     error = max(-0.2, min(0.2, kl / target - 1))
     return coefficient * (1 + error * samples / horizon)
+
+
+def group_advantages(reward_BG: Tensor, kind: str) -> Tensor:
+    """How much better each answer is than the others to its prompt [B, G]; 0 exactly where all are equal.
+
+    grpo: (r − mean) / (std + 1e-4), std over G − 1 (Shao et al. 2024, §4.1.2; the constant and the G − 1 as in TRL);
+    dr_grpo: r − mean (Liu et al. 2025, eq. 2); rloo: r − mean of the others = G/(G − 1) · (r − mean) (Ahmadian et al.
+    2024, eq. 8). Raises ValueError on another kind, and on a group of one, which has nothing to compare with.
+    """
+    samples = reward_BG.shape[1]
+    if samples < 2:
+        raise ValueError("a group of one answer has no others to compare it with")
+    centred_BG = reward_BG - reward_BG.mean(1, keepdim=True)
+    if kind == "grpo":
+        centred_BG = centred_BG / (reward_BG.std(1, keepdim=True) + 1e-4)
+    elif kind == "rloo":
+        centred_BG = centred_BG * (samples / (samples - 1))
+    elif kind != "dr_grpo":
+        raise ValueError(f"{kind} is not grpo, dr_grpo or rloo")
+    # The mean of equal numbers may differ from them by rounding.
+    return torch.where(reward_BG.amax(1, keepdim=True) == reward_BG.amin(1, keepdim=True), 0.0, centred_BG)
+
+
+class GroupLoss(NamedTuple):
+    """A weighted sum over tokens, and the number of tokens on which the clip was active."""
+
+    loss: Tensor
+    clipped: Tensor
+
+
+def group_policy(
+    logp_M: Tensor,
+    old_logp_M: Tensor,
+    advantage_M: Tensor,
+    weight_M: Tensor,
+    clip: tuple[float, float],
+    ref_logp_M: Tensor | None = None,
+    kl: float = 0.0,
+) -> GroupLoss:
+    """Σ w · (−min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high)A) + β·k3), ρ = exp(logp − old), k3 the estimate of the KL to the
+    reference (`kl_estimate`), which is left out where there is none. `clip` is (ε_low, ε_high).
+
+    Shao et al. 2024, eq. 3 and 4; the two ends of the clip: Yu et al. 2025 (DAPO), eq. 8. With w = 1/|answer| and
+    divided by the answers it is GRPO's loss; with w = 1 and divided by the tokens DAPO's; with w = 1 and divided by
+    answers · longest answer Dr. GRPO's. At ρ = 1 its gradient is REINFORCE's: −wA ∇logp.
+    """
+    ratio_M = (logp_M - old_logp_M).exp()
+    free_M, held_M = ratio_M * advantage_M, ratio_M.clamp(1 - clip[0], 1 + clip[1]) * advantage_M
+    per_token_M = -torch.minimum(free_M, held_M)
+    if ref_logp_M is not None and kl:
+        per_token_M = per_token_M + kl * kl_estimate(logp_M, ref_logp_M)
+    return GroupLoss((weight_M * per_token_M).sum(), (held_M < free_M).sum())

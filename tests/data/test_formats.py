@@ -3,7 +3,7 @@
 import pytest
 
 from luthier.base.errors import UserError
-from luthier.base.nouns import Chat, Choice, Message, Pair, Rejected, Row, Text
+from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.data.formats import FORMATS, convert, detect, renamed
 from luthier.data.messages import Reading, part
 
@@ -97,6 +97,25 @@ EXAMPLES = [
         {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
         Pair((user("Q"),), "A", "B", "o:1"),
     ),
+    (
+        "pairs",
+        {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "1.5", "Agreement": 0.8},
+        Pair((user("Q"),), "A", "B", "o:1", None, 1.5, 0.8),
+    ),
+    ("pairs", {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": ""}, Pair((user("Q"),), "A", "B", "o:1")),
+    ("labelled", {"prompt": "Q", "completion": "A", "label": True}, Labelled((user("Q"),), "A", True, "o:1")),
+    ("labelled", {"prompt": "Q", "response": "A", "Label": "bad"}, Labelled((user("Q"),), "A", False, "o:1")),
+    (
+        "labelled",
+        {"prompt": TURNS[:1], "completion": TURNS[1:], "label": 0, "system": "S"},
+        Labelled((Message("system", "S"), user("Q")), "A", False, "o:1"),
+    ),
+    # A label that judges nothing is a column like any other.
+    (
+        "prompt_completion",
+        {"prompt": "Q", "completion": "A", "label": "billing"},
+        Chat(CHAT, "o:1", meta={"label": "billing"}),
+    ),
     ("choices", {"query": "C", "choices": ["a", "b"], "gold": 1}, Choice("C", ("a", "b"), 1, "o:1")),
     ("choices", {"ctx": "C", "endings": ["a", "b"], "label": "0"}, Choice("C", ("a", "b"), 0, "o:1")),
     ("choices", {"question": "C", "options": ["x", "y"], "answer": "b"}, Choice("C", ("x", "y"), 1, "o:1")),
@@ -166,6 +185,16 @@ REASONS = [
     ),
     ({"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
     (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "agreement": 3},
+        "agreement: 3 is not a share of the raters, from 0 to 1. Divide it by their number",
+    ),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "b", "margin": -2},
+        "margin: -2 is below 0, as if the rejected answer were the better. Swap the two",
+    ),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "margin": "much"}, 'margin: "much" is not a number'),
+    ({"prompt": "q", "chosen": "a", "rejected": "b", "agreement": True}, "agreement: true is not a number"),
+    (
         {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: other\n\nAssistant: b"},
         "chosen and rejected answer different prompts",
     ),
@@ -187,6 +216,20 @@ REASONS = [
 @pytest.mark.parametrize(("fields", "reason"), REASONS)
 def test_each_unusable_row_says_why(fields, reason):
     assert made(fields) == Rejected("o:1", reason)
+
+
+def test_a_labelled_answer_needs_a_label_and_an_answer():
+    def read(fields):
+        return convert(Row(fields, "o:1"), "labelled", READING)
+
+    missing = 'no column "label" (there are: prompt, completion). Map one: data.faq.columns: {label: ...}'
+    assert read({"prompt": "q", "completion": "a"}) == Rejected("o:1", missing)
+    vague = "label: 0.5 is not true or false (or good or bad, yes or no, 1 or 0)"
+    assert read({"prompt": "q", "completion": "a", "label": 0.5}) == Rejected("o:1", vague)
+    assert read({"prompt": "q", "completion": "a", "label": None}).reason.startswith("label: null is not")
+    asked = [{"role": "user", "content": "and?"}]
+    last = "completion: ends with a user turn. The answer that is labelled must come last"
+    assert read({"prompt": TURNS, "completion": asked, "label": 1}) == Rejected("o:1", last)
 
 
 def test_roles_and_system_of_the_recipe():

@@ -73,6 +73,20 @@ class Pair:
     rejected: str
     origin: str
     meta: Mapping[str, Any] | None = None
+    margin: float | None = None
+    """By how much `chosen` was preferred, on a scale of the raters' own; at least 0."""
+    agreement: float | None = None
+    """Share of the raters that preferred `chosen`, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One answer to a prompt, marked good or bad by itself."""
+
+    prompt: tuple[Message, ...]
+    answer: str
+    good: bool
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,7 @@ class Choice:
     origin: str
 
 
-Example = Text | Chat | Pair | Choice
+Example = Text | Chat | Pair | Labelled | Choice
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.files import hash_of, hash_path, write_jsonl
-from luthier.base.nouns import ROLES, Chat, Choice, Example, Message, Pair, Rejected, Row, Text
+from luthier.base.nouns import ROLES, Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.base.recipe import Source
 from luthier.data.formats import TEXT, convert, detect, renamed
 from luthier.data.messages import Reading
@@ -182,9 +182,9 @@ def file_of(origin: str) -> str:
 
 
 def split_key(example: Example) -> str:
-    """What decides the side: the content, but of a pair only the prompt. Pairs of one prompt share their answers, so
-    a reward model measured on one while trained on another would look better than it is."""
-    return dumped(turns(example.prompt)) if isinstance(example, Pair) else content(example)
+    """What decides the side: the content, but of a pair or a labelled answer only the prompt. Pairs of one prompt share
+    their answers, so a reward model measured on one while trained on another would look better than it is."""
+    return dumped(turns(example.prompt)) if isinstance(example, Pair | Labelled) else content(example)
 
 
 def content(example: Example) -> str:
@@ -196,6 +196,8 @@ def content(example: Example) -> str:
             return dumped(turns(messages))
         case Pair(prompt, chosen, rejected):
             return dumped([turns(prompt), chosen, rejected])
+        case Labelled(prompt, answer, good):
+            return dumped([turns(prompt), answer, good])
         case Choice(context, options, gold):
             return dumped([context, list(options), gold])
 
@@ -212,7 +214,8 @@ def leaked(train: Sequence[Example], evaluation: Sequence[Example]) -> list[str]
     """Origins of the evaluation rows that also stand in the training rows, case and white space aside.
 
     A text is its text; a conversation its last user prompt with the answer, and one without an answer its whole
-    prompt; a pair its last user prompt with the chosen answer; a choice its context with the right option.
+    prompt; a pair its last user prompt with the chosen answer, and a good answer its own; a choice its context with
+    the right option.
     """
     known = {print_ for example in train for print_ in prints(example, as_training=True)}
     return [row.origin for row in evaluation if known & prints(row, as_training=False)]
@@ -231,6 +234,8 @@ def prints(example: Example, as_training: bool) -> set[tuple[str, ...]]:
             return {answered, whole} if as_training else {answered}
         case Pair(prompt, chosen):
             return {("answer", folded(last_user(prompt)), folded(chosen))}
+        case Labelled(prompt, answer, good):
+            return {("answer", folded(last_user(prompt)), folded(answer))} if good else set()
         case Choice(context, options, gold):
             return {("answer", folded(context), folded(options[gold]))}
 

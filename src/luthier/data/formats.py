@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthier.base.errors import UserError, did_you_mean
-from luthier.base.nouns import Chat, Choice, Example, Message, Pair, Rejected, Row, Text
+from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.data.messages import (
     SHAREGPT_ROLES,
     SPEAKER,
@@ -20,6 +20,7 @@ from luthier.data.messages import (
     shown,
     with_system,
 )
+from luthier.data.verdicts import label_of, strength_of, verdict
 
 Fields = Mapping[str, Any]
 
@@ -32,7 +33,8 @@ CONTEXT = ("query", "question", "ctx", "context")
 OPTIONS = ("choices", "endings", "options")
 GOLD = ("gold", "label", "answer", "answerkey")
 SHAPES = {"messages", "conversations", "chosen", "rejected", "instruction", "question"}
-KNOWN = {*TEXT, *COMPLETION, *OUTPUT, *INPUT, *PROMPT, *CONTEXT, *OPTIONS, *GOLD, *SHAPES, "system", "accept"}
+KNOWN = {*TEXT, *COMPLETION, *OUTPUT, *INPUT, *PROMPT, *CONTEXT, *OPTIONS, *GOLD, *SHAPES}
+KNOWN |= {"system", "accept", "margin", "agreement"}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -198,7 +200,7 @@ def to_pair(row: Row, reading: Reading) -> Pair:
     fields = row.fields
     sides = [from_json(value_of(fields, [column], reading)[1]) for column in ("chosen", "rejected")]
     asked = first_of(fields, PROMPT)
-    used = {"chosen", "rejected", "system", asked}
+    used = {"chosen", "rejected", "system", "margin", "agreement", asked}
     if asked == "instruction":
         used.add(first_of(fields, INPUT))
     if all(isinstance(side, list | dict) for side in sides):
@@ -212,15 +214,32 @@ def to_pair(row: Row, reading: Reading) -> Pair:
             (*prompt, Message("assistant", string(fields, [column], reading))) for column in ("chosen", "rejected")
         )
     prompt, good, bad = part(chosen, rejected)
-    return Pair(with_system(prompt, system_of(fields), reading), good, bad, row.origin, meta(fields, used))
+    prompt = with_system(prompt, system_of(fields), reading)
+    return Pair(prompt, good, bad, row.origin, meta(fields, used), *strength_of(fields))
+
+
+def to_labelled(row: Row, reading: Reading) -> Labelled:
+    """One answer, as a string or as messages, and whether it is good."""
+    fields, column = row.fields, first_of(row.fields, COMPLETION)
+    messages = prompt_of(fields, ["prompt"], reading)
+    if isinstance(fields.get(column), list):
+        messages += messages_of(fields[column], column, reading)
+    else:
+        messages += (Message("assistant", string(fields, [column], reading)),)
+    if checked(messages, "prompt")[-1].role != "assistant":
+        raise Unusable(f"{column}: ends with a {messages[-1].role} turn. The answer that is labelled must come last")
+    good = label_of(value_of(fields, ["label"], reading)[1])
+    prompt = with_system(messages[:-1], system_of(fields), reading)
+    return Labelled(prompt, messages[-1].content, good, row.origin)
 
 
 def to_hh(row: Row, reading: Reading) -> Pair:
     """Two whole conversations as text, equal but for the last answer."""
     chosen, rejected = (hh_messages(string(row.fields, [column], reading), column) for column in ("chosen", "rejected"))
     prompt, good, bad = part(chosen, rejected)
-    rest = meta(row.fields, {"chosen", "rejected", "system"})
-    return Pair(with_system(prompt, system_of(row.fields), reading), good, bad, row.origin, rest)
+    prompt = with_system(prompt, system_of(row.fields), reading)
+    rest = meta(row.fields, {"chosen", "rejected", "system", "margin", "agreement"})
+    return Pair(prompt, good, bad, row.origin, rest, *strength_of(row.fields))
 
 
 def to_choice(row: Row, reading: Reading) -> Choice:
@@ -270,6 +289,10 @@ def is_prompt(fields: Fields) -> bool:
     return isinstance(fields.get("prompt"), str | list)
 
 
+def is_labelled(fields: Fields) -> bool:
+    return is_prompt(fields) and has(fields, COMPLETION) and verdict(fields.get("label")) is not None
+
+
 def is_hh(fields: Fields) -> bool:
     sides = [fields.get("chosen"), fields.get("rejected")]
     return all(isinstance(side, str) and SPEAKER.match("\n\n" + side.lstrip()) for side in sides)
@@ -293,18 +316,29 @@ FORMATS: dict[str, Format] = {
     ),
     "prompt_completion": Format(
         "prompt, completion (or response); prompt alone for prompts",
-        lambda f: is_prompt(f) and not is_pair(f) and (has(f, COMPLETION) or not has(f, {*SHAPES, *TEXT})),
+        lambda f: (
+            is_prompt(f)
+            and not is_pair(f)
+            and not is_labelled(f)
+            and (has(f, COMPLETION) or not has(f, {*SHAPES, *TEXT}))
+        ),
         to_prompt_completion,
     ),
     "qa": Format(
         "question, answer", lambda f: "question" in f and "answer" in f and not is_pair(f) and not is_choice(f), to_qa
     ),
     "pairs": Format(
-        "chosen, rejected, and prompt (or instruction, question) unless they are lists of messages",
+        "chosen, rejected, and prompt (or instruction, question) unless they are lists of messages; margin and "
+        "agreement may be there",
         lambda f: is_pair(f) and not is_hh(f),
         to_pair,
     ),
     "hh": Format('chosen, rejected, as "\\n\\nHuman: ...\\n\\nAssistant: ..." text', is_hh, to_hh),
+    "labelled": Format(
+        "prompt, completion (or response), label (true or false)",
+        lambda f: is_labelled(f) and not is_pair(f),
+        to_labelled,
+    ),
     "choices": Format(
         "query (or question, ctx, context), choices (or endings, options), gold (or label, answer)",
         is_choice,

@@ -1,0 +1,53 @@
+"""What a row says of its answers besides their text: good or bad, by how much, and how many raters agreed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.data.messages import Unusable, shown
+
+LABELS = {
+    "true": True, "good": True, "yes": True, "1": True, "+1": True,
+    "false": False, "bad": False, "no": False, "0": False, "-1": False,
+}  # fmt: skip
+
+
+def verdict(value: Any) -> bool | None:
+    """Whether a label says good or bad; None where it says something else."""
+    if isinstance(value, bool):
+        return value
+    return LABELS.get(f"{value:g}" if isinstance(value, int | float) else str(value).strip().casefold())
+
+
+def label_of(value: Any) -> bool:
+    """Whether an answer is good. Raises Unusable where its label does not say."""
+    good = verdict(value)
+    if good is None:
+        raise Unusable(f"label: {shown(value)} is not true or false (or good or bad, yes or no, 1 or 0)")
+    return good
+
+
+def strength_of(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """A pair's margin (0 or more) and agreement (0 to 1), where it has them. Raises Unusable."""
+    margin, agreement = number_in(fields, "margin"), number_in(fields, "agreement")
+    if margin is not None and margin < 0:
+        raise Unusable(f"margin: {margin:g} is below 0, as if the rejected answer were the better. Swap the two")
+    if agreement is not None and not 0 <= agreement <= 1:
+        raise Unusable(f"agreement: {agreement:g} is not a share of the raters, from 0 to 1. Divide it by their number")
+    return margin, agreement
+
+
+def number_in(fields: Mapping[str, Any], column: str) -> float | None:
+    """The finite number in a column; None where it is absent or empty. Raises Unusable."""
+    value = fields.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise Unusable(f"{column}: {shown(value)} is not a number")
+    return number

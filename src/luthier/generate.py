@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from luthier.base.nouns import Sample, Tokens
 from luthier.model.attention import DecodePlan, ForestPlan, using
 from luthier.model.score import LanguageModel, logits_of
+from luthier.model.virtual import NOTHING, Virtual, virtual_of
 from luthier.tokens.pack import forest, paths
 
 
@@ -171,10 +172,13 @@ def waves(
 def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, ends: Tensor) -> None:
     """Reads the prompts as one forest, then adds a token to every row at each step."""
     device, how = lm.device, rows.how
-    batch = forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device)
+    virtual = virtual_of(lm.module, lm.core)
+    batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
-    hidden_TD = forward(lm, ForestPlan(batch, keep=kept), batch.ids_T, batch.pos_T)
-    path_B = paths(batch)
+    plan_T = ForestPlan(batch, keep=kept, prefix=virtual.prefix)
+    hidden_TD = forward(lm, plan_T, batch.ids_T, batch.pos_T, virtual)
+    prefix_K = torch.arange(plan_T.lead, device=device)  # its keys are kept in front of the tokens' own
+    path_B = [torch.cat([prefix_K, plan_T.lead + path]) for path in paths(batch)]
     index_BL = pad_sequence(path_B, batch_first=True)
     lengths_B = torch.tensor([len(path) for path in path_B], device=device)
     by_prompt = {
@@ -197,11 +201,11 @@ def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows,
         plan.advance()
 
 
-def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor) -> Tensor:
-    """Final hidden states [T, D] under a plan."""
+def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor, virtual: Virtual = NOTHING) -> Tensor:
+    """Final hidden states [T, D] under a plan; `virtual` tokens are the first of a batch that is below them."""
     with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32), using(plan):
         out = lm.backbone(
-            input_ids=ids_T[None],
+            **virtual.inputs(lm.core, ids_T),
             position_ids=pos_T[None],
             attention_mask=torch.ones_like(ids_T)[None],
             use_cache=False,

@@ -9,7 +9,7 @@ On a CPU: one fused call per node over the node's path. On a GPU: FlexAttention 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -141,43 +141,63 @@ def one_node(q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: E
     )
 
 
-class ForestPlan:
-    """Attention within one Batch, forward and backward. `keep` collects each layer's keys and values (prefill)."""
+def joined(parts: Sequence[Tensor], path: Sequence[int]) -> Tensor:
+    """Some of the parts of the keys or values, one after another."""
+    return parts[path[0]] if len(path) == 1 else torch.cat([parts[i] for i in path], dim=2)
 
-    def __init__(self, batch: Batch, keep: dict[int, tuple[Tensor, Tensor]] | None = None) -> None:
-        self.batch, self.keep = batch, keep
+
+class ForestPlan:
+    """Attention within one Batch, forward and backward. `keep` collects each layer's keys and values (prefill).
+
+    `prefix` holds keys and values [1, Hkv, K, d] of every layer, which every query sees: they stand at the positions
+    0 to K, and those of the batch begin at K.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        keep: dict[int, tuple[Tensor, Tensor]] | None = None,
+        prefix: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> None:
+        self.batch, self.keep, self.prefix = batch, keep, prefix
+        self.lead = prefix[0][0].shape[2] if prefix else 0
         self.flex = batch.ids_T.device.type == "cuda"
         self.nodes: list[Node] = [] if self.flex else nodes(batch.end_T)
         self.block_masks: dict[Allowed | None, BlockMask] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
         """See Plan."""
+        if self.lead:
+            k, v = (torch.cat([p.to(x.dtype), x], dim=2) for p, x in zip(self.prefix[layer], (k, v), strict=True))
         if self.keep is not None:
             self.keep[layer] = (k, v)
         if self.flex:
             return self._by_flex(q, k, v, allowed, extras)
         # Split once: a slice per node would cost a whole zero tensor each in the backward.
         sizes = [node.size for node in self.nodes]
-        q_parts, k_parts, v_parts = (
-            x.split(sizes, dim=2) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))
-        )
+        before = [self.lead] if self.lead else []
+        q_parts = q.split(sizes, dim=2)
+        k_parts, v_parts = (repeat_heads(x, q.shape[1]).split([*before, *sizes], dim=2) for x in (k, v))
         outs = []
         for i, node in enumerate(self.nodes):
-            keys = k_parts[i] if not node.above else torch.cat([k_parts[j] for j in (*node.above, i)], dim=2)
-            values = v_parts[i] if not node.above else torch.cat([v_parts[j] for j in (*node.above, i)], dim=2)
-            outs.append(one_node(q_parts[i], keys, values, allowed, extras))
+            path = [*range(len(before)), *(len(before) + j for j in (*node.above, i))]
+            outs.append(one_node(q_parts[i], joined(k_parts, path), joined(v_parts, path), allowed, extras))
         return torch.cat(outs, dim=2)
 
     def block_mask(self, allowed: Allowed | None) -> BlockMask:
         """The rule as a FlexAttention mask; one per layer type and batch."""
         if allowed not in self.block_masks:
-            end_T, pos_T, size = self.batch.end_T, self.batch.pos_T, self.batch.tokens
+            end_T, pos_T, size, lead = self.batch.end_T, self.batch.pos_T, self.batch.tokens, self.lead
+            end_K, pos_K = end_T, pos_T
+            if lead:  # columns that every query sees, before the tokens' own
+                end_K = torch.cat([end_T.new_full((lead,), size), end_T])
+                pos_K = torch.cat([torch.arange(lead, device=pos_T.device), pos_T])
 
             def seen(_b: Tensor, _h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
-                rule = (kv_idx <= q_idx) & (q_idx < end_T[kv_idx])
-                return rule if allowed is None else rule & allowed(pos_T[q_idx], pos_T[kv_idx])
+                rule = (kv_idx - lead <= q_idx) & (q_idx < end_K[kv_idx])
+                return rule if allowed is None else rule & allowed(pos_T[q_idx], pos_K[kv_idx])
 
-            self.block_masks[allowed] = create_block_mask(seen, None, None, size, size, device=end_T.device.type)
+            self.block_masks[allowed] = create_block_mask(seen, None, None, size, lead + size, device=end_T.device.type)
         return self.block_masks[allowed]
 
     def _by_flex(self, q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:

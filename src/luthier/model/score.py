@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from luthier.model.attention import ForestPlan, using
+from luthier.model.virtual import virtual_of
 from luthier.tokens.pack import Batch, paths
 
 CHUNK_LOGITS = 1 << 24
@@ -63,14 +64,16 @@ def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
     backbone = lm.backbone
     with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
         if lm.layout == "forest":
-            with using(ForestPlan(batch)):
+            virtual = virtual_of(lm.module, lm.core)
+            laid = virtual.above(batch)
+            with using(ForestPlan(laid, prefix=virtual.prefix)):
                 out = backbone(
-                    input_ids=batch.ids_T[None],
-                    position_ids=batch.pos_T[None],
-                    attention_mask=torch.ones_like(batch.ids_T)[None],
+                    **virtual.inputs(lm.core, laid.ids_T),
+                    position_ids=laid.pos_T[None],
+                    attention_mask=torch.ones_like(laid.ids_T)[None],
                     use_cache=False,
                 )
-            return out.last_hidden_state[0].index_select(0, at)
+            return out.last_hidden_state[0].index_select(0, at + virtual.embedded)
         rows = [batch.ids_T[path] for path in paths(batch)]
         # Padding stands on the right, after everything a causal model's real tokens can see.
         ids_NL = pad_sequence(rows, batch_first=True)

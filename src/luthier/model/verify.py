@@ -50,7 +50,8 @@ def own_forward(lm: LanguageModel, sequences: list[Tokens]) -> Tensor:
     with library_attention(lm):
         for sequence in sequences:
             ids = torch.tensor([sequence.ids], device=lm.device)
-            logits = lm.module(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            # Virtual tokens (prompt tuning) have logits too, in front.
+            logits = lm.module(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] : -1].float()
             logps.append(torch.log_softmax(logits, -1).gather(1, ids[0, 1:, None]).squeeze(1))
     return torch.cat(logps)
 

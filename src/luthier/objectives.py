@@ -18,9 +18,58 @@ def nll(logp_M: Tensor, weight_M: Tensor) -> Tensor:
     return -(weight_M * logp_M).sum()
 
 
-def bradley_terry(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
-    """−log σ(r_chosen − r_rejected), summed over pairs. Bradley & Terry 1952; Ouyang et al. 2022, eq. 1."""
-    return -F.logsigmoid(chosen_P - rejected_P).sum()
+def bradley_terry(
+    chosen_P: Tensor, rejected_P: Tensor, margin_P: Tensor | float = 0.0, agreement_P: Tensor | float = 1.0
+) -> Tensor:
+    """−a·log σ(Δ − m) − (1 − a)·log σ(m − Δ) with Δ = r_chosen − r_rejected, summed over pairs: by default
+    −log σ(Δ). Bradley & Terry 1952; Ouyang et al. 2022, eq. 1.
+
+    `margin_P` is by how much the chosen answer shall lead, m (Touvron et al. 2023, Llama 2, eq. 2); `agreement_P` the
+    share of raters that preferred it, a: the loss is least at Δ = m + log(a / (1 − a)).
+    """
+    lead_P = chosen_P - rejected_P - margin_P
+    return -(agreement_P * F.logsigmoid(lead_P) + (1 - agreement_P) * F.logsigmoid(-lead_P)).sum()
+
+
+def dpo(chosen_P: Tensor, rejected_P: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
+    """−(1 − ε)·log σ(βh) − ε·log σ(−βh), summed over pairs. The arguments are gains log π(y|x) − log ρ(y|x) of policy
+    over reference in nats, h is their difference. Rafailov et al. 2023, eq. 7; `smoothing` ε, the chance that a label
+    is wrong: Mitchell 2023, "A note on DPO with noisy preferences", eq. 3."""
+    margin_P = beta * (chosen_P - rejected_P)
+    return -((1 - smoothing) * F.logsigmoid(margin_P) + smoothing * F.logsigmoid(-margin_P)).sum()
+
+
+def ipo(chosen_P: Tensor, rejected_P: Tensor, beta: float) -> Tensor:
+    """(h − 1/(2β))², summed over pairs; h as in `dpo`. Azar et al. 2023, eq. 17, whose τ is β."""
+    return (chosen_P - rejected_P - 1 / (2 * beta)).square().sum()
+
+
+def simpo(chosen_P: Tensor, rejected_P: Tensor, beta: float, target_margin: float) -> Tensor:
+    """−log σ(β·(c − r) − γ), summed over pairs; c and r are mean log-probs a token. Meng et al. 2024, eq. 6."""
+    return -F.logsigmoid(beta * (chosen_P - rejected_P) - target_margin).sum()
+
+
+def log_odds(logp: Tensor) -> Tensor:
+    """log(p / (1 − p)) of a log-prob. At p = 1, which float32 reaches, the odds are those of the next smaller p."""
+    held = logp.clamp(max=-torch.finfo(logp.dtype).eps)
+    return held - (-held.expm1()).log()
+
+
+def orpo(chosen_P: Tensor, rejected_P: Tensor, beta: float) -> Tensor:
+    """−c − β·log σ(log odds(c) − log odds(r)), summed over pairs; c and r are mean log-probs a token, and the first
+    term is supervised tuning on the chosen answer. Hong et al. 2024, eq. 2, 4, 6 and 7, whose λ is β."""
+    return -(chosen_P + beta * F.logsigmoid(log_odds(chosen_P) - log_odds(rejected_P))).sum()
+
+
+def kto(
+    gain_N: Tensor, good_N: Tensor, baseline: Tensor | float, beta: float, good_weight: float, bad_weight: float
+) -> Tensor:
+    """w·(1 − σ(±β·(g − z))), summed over answers: + and w = `good_weight` where `good_N` is 1, − and `bad_weight`
+    where it is 0. g is log π(y|x) − log ρ(y|x), z the `baseline`: the policy's KL from the reference, which is not
+    differentiated. Ethayarajh et al. 2024, eq. 7 and 8."""
+    toward_N = 2 * good_N - 1
+    weight_N = bad_weight + (good_weight - bad_weight) * good_N
+    return (weight_N * torch.sigmoid(-toward_N * beta * (gain_N - baseline))).sum()
 
 
 def gae(reward_NL: Tensor, value_NL: Tensor, mask_NL: Tensor, gamma: float, lam: float) -> Tensor:
@@ -84,8 +133,8 @@ def group_advantages(reward_BG: Tensor, kind: str) -> Tensor:
     """How much better each answer is than the others to its prompt [B, G]; 0 exactly where all are equal.
 
     grpo: (r − mean) / (std + 1e-4), std over G − 1 (Shao et al. 2024, §4.1.2; the constant and the G − 1 as in TRL);
-    dr_grpo: r − mean (Liu et al. 2025, eq. 2); rloo: r − mean of the others = G/(G − 1) · (r − mean) (Ahmadian et al.
-    2024, eq. 8). Raises ValueError on another kind, and on a group of one, which has nothing to compare with.
+    dr_grpo: r − mean (Liu et al. 2025); rloo: r − mean of the others = G/(G − 1) · (r − mean) (Ahmadian et al. 2024;
+    Kool et al. 2019). Raises ValueError on another kind, and on a group of one, which has nothing to compare with.
     """
     samples = reward_BG.shape[1]
     if samples < 2:
@@ -101,13 +150,6 @@ def group_advantages(reward_BG: Tensor, kind: str) -> Tensor:
     return torch.where(reward_BG.amax(1, keepdim=True) == reward_BG.amin(1, keepdim=True), 0.0, centred_BG)
 
 
-class GroupLoss(NamedTuple):
-    """A weighted sum over tokens, and the number of tokens on which the clip was active."""
-
-    loss: Tensor
-    clipped: Tensor
-
-
 def group_policy(
     logp_M: Tensor,
     old_logp_M: Tensor,
@@ -116,7 +158,7 @@ def group_policy(
     clip: tuple[float, float],
     ref_logp_M: Tensor | None = None,
     kl: float = 0.0,
-) -> GroupLoss:
+) -> Clipped:
     """Σ w · (−min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high)A) + β·k3), ρ = exp(logp − old), k3 the estimate of the KL to the
     reference (`kl_estimate`), which is left out where there is none. `clip` is (ε_low, ε_high).
 
@@ -129,4 +171,4 @@ def group_policy(
     per_token_M = -torch.minimum(free_M, held_M)
     if ref_logp_M is not None and kl:
         per_token_M = per_token_M + kl * kl_estimate(logp_M, ref_logp_M)
-    return GroupLoss((weight_M * per_token_M).sum(), (held_M < free_M).sum())
+    return Clipped((weight_M * per_token_M).sum(), (held_M < free_M).sum())

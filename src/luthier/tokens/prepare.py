@@ -7,11 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from luthier.base.errors import UserError
-from luthier.base.nouns import Chat, Example, Message, Pair, Text, Tokens
+from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Text, Tokens
 from luthier.tokens.render import Renderer
 
 Overlong = Literal["error", "drop", "truncate", "split"]
 TrainOn = Literal["last", "answers", "all"]
+
+
+KINDS = {Pair: "pair", Labelled: "labelled answer (format: labelled)", Choice: "choice"}
+"""What rows are called that are neither documents nor conversations."""
 
 
 @dataclass
@@ -52,7 +56,7 @@ def prepare(
             tokens = renderer.chat(example, train_on)
         else:
             raise UserError(
-                f"{example.origin}: a {type(example).__name__.lower()} cannot be trained on here; "
+                f"{example.origin}: a {KINDS.get(type(example), 'row')} cannot be trained on here; "
                 "give documents or conversations."
             )
         if len(tokens.ids) <= max_length:
@@ -76,10 +80,15 @@ def prepare(
             made.truncated.append(example.origin)
             made.lost_tokens += sum(w > 0 for w in tokens.weights[max_length:])
             made.sequences.append(replace(tokens, ids=tokens.ids[:max_length], weights=tokens.weights[:max_length]))
+    refuse(problems, "rows")
+    return made
+
+
+def refuse(problems: list[str], what: str) -> None:
+    """Raises UserError with the first twenty problems and the number of the others, if there are any."""
     if problems:
         rest = len(problems) - 20
-        raise UserError(problems[:20] + ([f"... and {rest} rows more."] if rest > 0 else []))
-    return made
+        raise UserError(problems[:20] + ([f"... and {rest} {what} more."] if rest > 0 else []))
 
 
 def split_document(tokens: Tokens, max_length: int) -> list[Tokens]:
@@ -126,7 +135,27 @@ def prepare_pairs(
                 f"{pair.origin}: {longest} tokens, longer than max_length {max_length}. "
                 "Shorten it, or say overlong: drop."
             )
-    if problems:
-        rest = len(problems) - 20
-        raise UserError(problems[:20] + ([f"... and {rest} pairs more."] if rest > 0 else []))
+    refuse(problems, "pairs")
     return kept, fitting, made
+
+
+def prepare_labelled(
+    rows: Sequence[Labelled], renderer: Renderer, max_length: int, overlong: Literal["error", "drop"]
+) -> tuple[list[Labelled], Prepared]:
+    """The labelled answers that fit, with their sequences in `Prepared`, in the same order, and what was dropped."""
+    fitting: list[Labelled] = []
+    made, problems = Prepared(), []
+    for row in rows:
+        tokens = answer_tokens(renderer, row.prompt, row.answer, row.origin)
+        if len(tokens.ids) <= max_length:
+            made.sequences.append(tokens)
+            fitting.append(row)
+        elif overlong == "drop":
+            made.dropped.append(row.origin)
+        else:
+            problems.append(
+                f"{row.origin}: {len(tokens.ids)} tokens, longer than max_length {max_length}. "
+                "Shorten it, or say overlong: drop."
+            )
+    refuse(problems, "answers")
+    return fitting, made

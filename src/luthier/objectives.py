@@ -34,7 +34,7 @@ def bradley_terry(
 def dpo(chosen_P: Tensor, rejected_P: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
     """−(1 − ε)·log σ(βh) − ε·log σ(−βh), summed over pairs. The arguments are gains log π(y|x) − log ρ(y|x) of policy
     over reference in nats, h is their difference. Rafailov et al. 2023, eq. 7; `smoothing` ε, the chance that a label
-    is wrong: Mitchell 2023, "A note on DPO with noisy preferences", eq. 3."""
+    is wrong: Mitchell 2023, "A note on DPO with noisy preferences"."""
     margin_P = beta * (chosen_P - rejected_P)
     return -((1 - smoothing) * F.logsigmoid(margin_P) + smoothing * F.logsigmoid(-margin_P)).sum()
 
@@ -66,7 +66,7 @@ def kto(
 ) -> Tensor:
     """w·(1 − σ(±β·(g − z))), summed over answers: + and w = `good_weight` where `good_N` is 1, − and `bad_weight`
     where it is 0. g is log π(y|x) − log ρ(y|x), z the `baseline`: the policy's KL from the reference, which is not
-    differentiated. Ethayarajh et al. 2024, eq. 7 and 8."""
+    differentiated. Ethayarajh et al. 2024, eq. 7."""
     toward_N = 2 * good_N - 1
     weight_N = bad_weight + (good_weight - bad_weight) * good_N
     return (weight_N * torch.sigmoid(-toward_N * beta * (gain_N - baseline))).sum()

@@ -21,7 +21,8 @@ from luthier.model.roles import separate_roles, shared_roles
 from luthier.model.score import score
 from luthier.model.verify import choose_layout, library_attention
 from luthier.tokens.pack import forest
-from luthier.train.rollout import Rollouts, Steering, as_tokens, ppo_loss
+from luthier.train.deal import as_tokens
+from luthier.train.rollout import Rollouts, Steering, ppo_loss
 
 VOCAB, END, WANTED = 16, 2, 7
 

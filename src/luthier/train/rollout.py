@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -24,6 +23,7 @@ from luthier.model.roles import Roles, evaluating
 from luthier.model.score import head, states
 from luthier.objectives import adapt_kl, clipped_policy, clipped_value, gae, kl_estimate, whiten
 from luthier.tokens.pack import Batch, forest, split_by_tokens
+from luthier.train.deal import as_tokens, asked, cut, minibatch
 from luthier.train.loop import Loss
 from luthier.train.sources import Micro, Step
 
@@ -102,17 +102,11 @@ class Rollouts:
             self.iteration = iteration
         assert self.rollout is not None
         epoch, k = divmod(inner, self.how.minibatches)
-        order = np.random.default_rng(seed_for(self.seed, f"minibatches {epoch}", iteration)).permutation(
-            len(self.rollout.sequences) // self.how.samples
-        )
-        groups = np.array_split(order, self.how.minibatches)[k]
-        # The samples of a prompt stay together: they share it.
-        chosen = [g * self.how.samples + s for g in groups.tolist() for s in range(self.how.samples)]
-        runs, start = [], 0
-        for run in split_by_tokens([self.rollout.sequences[i] for i in chosen], self.microbatch_tokens):
-            runs.append(chosen[start : start + len(run)])
-            start += len(run)
-        micros = [self.micro(run) for run in runs]
+        sequences, samples = self.rollout.sequences, self.how.samples
+        groups = minibatch(len(sequences) // samples, self.how.minibatches, self.seed, iteration, epoch, k)
+        chosen = [g * samples + s for g in groups for s in range(samples)]
+        shared = self.roles.policy.layout == "forest"
+        micros = [self.micro(run) for run in cut(sequences, chosen, self.microbatch_tokens, shared)]
         return Step(micros, float(sum(len(m.batch.from_M) for m in micros)), sum(m.batch.tokens for m in micros))
 
     def micro(self, chosen: list[int]) -> Micro:
@@ -130,17 +124,11 @@ class Rollouts:
             },
         )
 
-    def prompt(self, i: int) -> Sequence[int]:
-        """The i-th prompt ever asked: shuffled passes over all of them."""
-        passes, k = divmod(i, len(self.prompts))
-        rng = np.random.default_rng(seed_for(self.seed, "prompts", passes))
-        return self.prompts[rng.permutation(len(self.prompts))[k]]
-
     def make(self, iteration: int) -> Rollout:
         """Samples, scores and credits. Raises RunError when the policy has left the reference (kl_stop)."""
         how, lm = self.how, self.roles.policy
-        first = iteration * how.rollout_prompts
-        prompts = [self.prompt(i) for i in range(first, first + how.rollout_prompts)]
+        chosen = asked(len(self.prompts), self.seed, iteration * how.rollout_prompts, how.rollout_prompts)
+        prompts = [self.prompts[i] for i in chosen]
         groups = sample(
             lm,
             prompts,
@@ -218,11 +206,6 @@ class Rollouts:
         if how.kl_target is not None:
             steering.kl = adapt_kl(steering.kl, stats["kl"], how.kl_target, len(samples), how.kl_horizon)
         return Rollout(sequences, split(logp_M), values, split(white_M), split(returns_NL[alive]), stats)
-
-
-def as_tokens(one: Sample) -> Tokens:
-    """A sample as a sequence whose completion carries weight, the end token included."""
-    return Tokens(one.prompt_ids + one.ids, (0.0,) * len(one.prompt_ids) + (1.0,) * len(one.ids), "rollout")
 
 
 def ppo_loss(roles: Roles, how: Ppo, micro: Micro, stats: dict[str, float]) -> Loss:

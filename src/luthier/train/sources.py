@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -142,36 +142,49 @@ class Packed:
 
 
 class Pairs:
-    """Shuffled passes over preference pairs; a Batch holds chosen and rejected alternately, sharing their prompt."""
+    """Shuffled passes over preference pairs; a Batch holds chosen and rejected alternately, sharing their prompt.
+    `facts` are numbers that a loss needs of each pair (a margin, a reference's log-prob): [P] in its Micro's data."""
 
     period = 1
 
     def __init__(
-        self, pairs: Sequence[tuple[Tokens, Tokens]], seed: int, batch_pairs: int, microbatch_tokens: int, epochs: float
+        self,
+        pairs: Sequence[tuple[Tokens, Tokens]],
+        seed: int,
+        batch_pairs: int,
+        microbatch_tokens: int,
+        epochs: float,
+        facts: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.pairs, self.seed, self.batch_pairs, self.limit = pairs, seed, batch_pairs, microbatch_tokens
+        self.facts = {name: torch.tensor(values, dtype=torch.float32) for name, values in (facts or {}).items()}
         self.per_epoch = -(-len(pairs) // batch_pairs)
         self.steps = max(1, round(epochs * self.per_epoch))
 
     def largest(self) -> int:
         """The step with the most tokens: the one to try first."""
-        return max(range(self.steps), key=lambda step: sum(len(a.ids) + len(b.ids) for a, b in self._chosen(step)))
+        sizes = [len(chosen.ids) + len(rejected.ids) for chosen, rejected in self.pairs]
+        return max(range(self.steps), key=lambda step: sum(sizes[i] for i in self._chosen(step)))
 
-    def _chosen(self, step: int) -> list[tuple[Tokens, Tokens]]:
+    def _chosen(self, step: int) -> list[int]:
         epoch, k = divmod(step, self.per_epoch)
         order = np.random.default_rng(seed_for(self.seed, "pairs", epoch)).permutation(len(self.pairs))
-        return [self.pairs[i] for i in order[k * self.batch_pairs : (k + 1) * self.batch_pairs].tolist()]
+        return order[k * self.batch_pairs : (k + 1) * self.batch_pairs].tolist()
 
     def at(self, step: int) -> Step:
         """See BatchSource."""
         chosen = self._chosen(step)
-        micros = [pair_micro(run) for run in split_pairs(chosen, self.limit)]
-        return Step(micros, float(len(chosen)), sum(len(a.ids) + len(b.ids) for a, b in chosen))
+        micros, begin = [], 0
+        for run in split_pairs([self.pairs[i] for i in chosen], self.limit):
+            which = chosen[begin : begin + len(run)]
+            begin += len(run)
+            micros.append(pair_micro(run, {name: values_P[which] for name, values_P in self.facts.items()}))
+        return Step(micros, float(len(chosen)), sum(len(s.ids) for i in chosen for s in self.pairs[i]))
 
 
-def pair_micro(pairs: Sequence[tuple[Tokens, Tokens]]) -> Micro:
-    """Sequences 2p (chosen) and 2p+1 (rejected) of each pair p."""
-    return Micro(forest([sequence for pair in pairs for sequence in pair]), {})
+def pair_micro(pairs: Sequence[tuple[Tokens, Tokens]], data: dict[str, Tensor] | None = None) -> Micro:
+    """Sequences 2p (chosen) and 2p+1 (rejected) of each pair p, with what is known of the pairs, [P] each."""
+    return Micro(forest([sequence for pair in pairs for sequence in pair]), data or {})
 
 
 def split_pairs(pairs: Sequence[tuple[Tokens, Tokens]], limit: int) -> list[list[tuple[Tokens, Tokens]]]:

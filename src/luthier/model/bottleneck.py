@@ -8,7 +8,7 @@ its block.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ ADDS_RESIDUAL = {
 }
 """Architectures whose module of a usual name adds the residual inside."""
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
 class Bottleneck(nn.Module):
@@ -72,9 +72,9 @@ class Site(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The fixed adapters in their order, then the active one."""
-        for name in (*self.fixed, *((self.active,) if self.active in self.adapters else ())):
+        for name in self.fixed:
             x = self.adapters[name](x)
-        return x
+        return self.adapters[self.active](x) if self.active is not None and self.active in self.adapters else x
 
 
 def at_site(module: nn.Module, _: Any, output: Any) -> Any:

@@ -20,8 +20,10 @@ from luthier.base.errors import UserError
 from luthier.base.files import disk_errors
 from luthier.base.recipe import Base, Fresh
 from luthier.base.seeds import seed_for
+from luthier.model.carried import VIRTUAL, bare, kinds, load_carried, save_carried
 from luthier.model.score import LanguageModel
 from luthier.model.verify import LoadCheck, choose_layout, context_of
+from luthier.model.virtual import rows_refused, virtual_of
 from luthier.tokens.tokenizer import ensure_chat_template
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -39,8 +41,8 @@ class Loaded:
 
     @property
     def context(self) -> int:
-        """Longest sequence in tokens."""
-        return context_of(self.lm.core.config.to_dict())
+        """Longest sequence in tokens, after the virtual ones."""
+        return context_of(self.lm.core.config.to_dict()) - virtual_of(self.lm.module, self.lm.core).size
 
 
 def compute_dtype(asked: str, device: str) -> torch.dtype:
@@ -117,7 +119,8 @@ def load_model(base: Base, root: Path, device: str) -> Loaded:
         if not template.is_file():
             raise UserError(f"base.chat_template: {template}: no such file.")
         tokenizer.chat_template = template.read_text()
-    return wrap(module, tokenizer, device, compute_dtype(base.dtype, device))
+    loaded = wrap(module, tokenizer, device, compute_dtype(base.dtype, device))
+    return with_carried(loaded, folder) if local else loaded
 
 
 def check_folder(folder: Path, base: Base) -> None:
@@ -171,15 +174,26 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_folder(folder: Path, device: str, dtype: torch.dtype) -> Loaded:
-    """A model that luthier saved."""
+    """A model that luthier saved, with what it carries."""
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return wrap(module, load_tokenizer(folder), device, dtype)
+    return with_carried(wrap(module, load_tokenizer(folder), device, dtype), folder)
+
+
+def with_carried(loaded: Loaded, folder: Path) -> Loaded:
+    """The model with the adapters that its folder carries. Raises UserError where it cannot take them."""
+    lm = loaded.lm
+    load_carried(lm.core, folder)
+    if lm.layout == "rows" and any(kind in VIRTUAL for kind in kinds(lm.core)):
+        raise UserError(f"{folder}: it carries virtual tokens. {rows_refused(lm.core)}")
+    return loaded
 
 
 def save_model(module: Any, tokenizer: Any, folder: Path, end_ids: tuple[int, ...] = ()) -> None:
     """A Hugging Face folder: safetensors, config, tokenizer with its chat template, and where generation ends."""
     with disk_errors(folder):
-        module.save_pretrained(folder, safe_serialization=True)
+        with bare(module):
+            module.save_pretrained(folder, safe_serialization=True)
+        save_carried(module, folder)
         tokenizer.save_pretrained(folder)
         if end_ids:
             config = GenerationConfig(

@@ -116,6 +116,14 @@ def together(parts: Sequence[Virtual]) -> Virtual:
     return Virtual(prefix, torch.cat(embeds) if embeds else None)
 
 
+def rows_refused(core: Any) -> str:
+    """Why an architecture that runs on padded rows takes no virtual tokens, and what to do."""
+    return (
+        f"They stand above a forest, and {type(core).__name__} ({core.config.model_type}) runs on padded rows. "
+        "Use kind: lora or bottleneck."
+    )
+
+
 def config_of(how: PromptTuning | PrefixTuning | PTuning) -> PeftConfig:
     """PEFT's settings for ours."""
     match how:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DynamicCache
 
 from luthier.base.errors import UserError
 from luthier.base.files import disk_errors
 from luthier.base.seeds import seed_for
+from luthier.model.carried import bare, load_carried, save_carried
 from luthier.model.score import LanguageModel, states
+from luthier.model.virtual import virtual_of
 from luthier.tokens.pack import Batch
 
 
@@ -74,17 +76,30 @@ def save_reward_model(lm: LanguageModel, head: nn.Linear, tokenizer: Any, folder
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     with torch.device(lm.device):
         classifier: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    getattr(classifier, classifier.base_model_prefix).load_state_dict(lm.backbone.state_dict())
+    with bare(lm.core):
+        getattr(classifier, classifier.base_model_prefix).load_state_dict(lm.backbone.state_dict())
     with torch.no_grad():
         classifier.score.weight.copy_(head.weight)
     with disk_errors(folder):
         classifier.save_pretrained(folder, safe_serialization=True)
+        save_carried(lm.core, folder)
         tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
 def folder_scores(folder: Path, sequences: list[tuple[int, ...]]) -> Tensor:
-    """Scores of token sequences through transformers alone: the reference for the certificate."""
+    """Scores of token sequences through transformers' own forward, with what the folder carries: the reference for
+    the certificate."""
     classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    load_carried(classifier, folder)
     AutoTokenizer.from_pretrained(folder)  # the folder must stand alone
-    return torch.stack([classifier(input_ids=torch.tensor([ids])).logits[0, 0] for ids in sequences])
+    virtual = virtual_of(classifier, classifier)
+    scores = []
+    for ids in sequences:
+        inputs: dict[str, Any] = virtual.inputs(classifier, torch.tensor((0,) * virtual.embedded + tuple(ids)))
+        if virtual.prefix:
+            inputs["past_key_values"] = cache = DynamicCache(config=classifier.config)
+            for layer, (k, v) in enumerate(virtual.prefix):
+                cache.update(k, v, layer)
+        scores.append(classifier(**inputs).logits[0, 0])
+    return torch.stack(scores)

@@ -69,6 +69,11 @@ def using(plan: Plan) -> Iterator[None]:
         _active.reset(token)
 
 
+def active_plan() -> Plan:
+    """The plan of the block that the forward under way stands in."""
+    return _active.get()
+
+
 def _mask(*, mask_function: Callable[..., Tensor], **_: Any) -> Rule:
     if mask_function is causal_mask_function:
         return Rule(_active.get(), None)

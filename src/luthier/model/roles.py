@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from luthier.model.adapt import only
 from luthier.model.heads import sequence_scores
@@ -73,3 +74,12 @@ def separate_roles(
     return Roles(
         policy, lambda: nullcontext(reference), lambda: nullcontext(rewarder), reward_head, value_head, shared=False
     )
+
+
+def steady(lm: LanguageModel) -> None:
+    """Dropout off until the module is next put into training mode, with gradient checkpointing as it was: what is
+    trained is then exactly what was sampled. Not a block: a checkpointed forward runs again in the backward."""
+    lm.module.eval()
+    for part in lm.core.modules():
+        if isinstance(part, GradientCheckpointingLayer):
+            part.training = True  # that layer alone: its dropouts are its children's

@@ -1,22 +1,41 @@
-"""Low-rank adapters, through PEFT: add, save, load, merge, and switch between several on one base."""
+"""Adapters of every kind: add, save, load, merge, and switch between several on one base.
+
+PEFT's kinds are PEFT's own models and folders; virtual tokens get their place in the forest in `virtual.py`;
+bottlenecks are ours (`bottleneck.py`), with the same manners.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor
 
-from luthier.base.files import disk_errors
+from luthier.base.files import disk_errors, read_json
 from luthier.base.seeds import seed_for
-from luthier.base.tuning import Adapter, Lora
+from luthier.base.tuning import Adapter, Bottleneck, Lora, PrefixTuning, PromptTuning, PTuning
+from luthier.model.bottleneck import (
+    CONFIG,
+    KIND,
+    WEIGHTS,
+    Bottlenecks,
+    add_bottleneck,
+    drop,
+    fill,
+    load_bottleneck,
+    write_folder,
+)
+from luthier.model.carried import VIRTUAL, carry
 from luthier.model.score import LanguageModel
+from luthier.model.virtual import add_virtual, is_virtual, load_virtual, restore_encoder, save_encoder
 
 
 def rows_of_tokens(core: Any, new_tokens: tuple[int, ...]) -> dict[str, list[int]] | None:
@@ -44,27 +63,48 @@ def lora_config(lora: Lora, token_rows: dict[str, list[int]] | None = None) -> L
 
 
 def add_adapter(
-    lm: LanguageModel, lora: Adapter, name: str, seed: int, new_tokens: tuple[int, ...] = ()
+    lm: LanguageModel,
+    how: Adapter,
+    name: str,
+    seed: int,
+    new_tokens: tuple[int, ...] = (),
+    start_ids: Sequence[int] = (),
 ) -> LanguageModel:
     """The model with a new adapter, active and the only thing that trains. Its initial weights depend on `seed` only;
-    before the first step it changes nothing (Hu et al. 2021: B = 0)."""
-    assert isinstance(lora, Lora)
-    config = lora_config(lora, rows_of_tokens(lm.core, new_tokens))
+    before the first step it changes nothing (Hu et al. 2021: B = 0), unless it is virtual tokens. `start_ids` are the
+    tokens that prompt tuning starts from. Raises UserError where the model cannot take it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, f"adapter {name}"))
-        if isinstance(lm.module, PeftModel):
-            lm.module.add_adapter(name, config)
-            module: Any = lm.module
-        else:
-            module = get_peft_model(lm.module, config, adapter_name=name)
-    module.set_adapter(name)
+        match how:
+            case Bottleneck():
+                module: Any = add_bottleneck(lm.module, how, name)
+            case PromptTuning() | PrefixTuning() | PTuning():
+                module = add_virtual(lm.module, how, name, start_ids)
+            case _:
+                module = add_lora(lm, how, name, new_tokens)
     module.train(lm.core.training)  # PEFT's wrapper and its dropout begin in training mode, whatever the model is in
     return replace(lm, module=module)
+
+
+def add_lora(lm: LanguageModel, lora: Adapter, name: str, new_tokens: tuple[int, ...]) -> Any:
+    """PEFT's model with a new low-rank adapter."""
+    assert isinstance(lora, Lora)
+    config = lora_config(lora, rows_of_tokens(lm.core, new_tokens))
+    if isinstance(lm.module, PeftModel):
+        lm.module.add_adapter(name, config)
+        module: Any = lm.module
+    else:
+        module = get_peft_model(lm.module, config, adapter_name=name)
+    module.set_adapter(name)
+    return module
 
 
 def save_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
     """A PEFT folder: adapter_config.json and adapter_model.safetensors, directly in `folder`."""
     with disk_errors(folder):
+        if isinstance(lm.module, Bottlenecks):
+            write_folder(lm.core, name, lm.module.settings[name], folder)
+            return
         lm.module.save_pretrained(folder, selected_adapters=[name])
         if name != "default":  # PEFT puts a named adapter into a folder of that name
             for file in (folder / name).iterdir():
@@ -72,26 +112,54 @@ def save_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
             (folder / name).rmdir()
 
 
+def checkpoint_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
+    """`save_adapter`, and what training needs besides: the encoder that virtual tokens are made by."""
+    save_adapter(lm, name, folder)
+    if is_virtual(lm.module):
+        with disk_errors(folder):
+            save_encoder(lm.module, name, folder)
+
+
 def restore_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
-    """Puts saved weights into an adapter that exists already (resume)."""
+    """Puts what `checkpoint_adapter` wrote into an adapter that exists already (resume)."""
+    if isinstance(lm.module, Bottlenecks):
+        fill(lm.core, name, load_file(folder / WEIGHTS), folder)
+        return
+    if is_virtual(lm.module):
+        restore_encoder(lm.module, name, folder)
+        return
     set_peft_model_state_dict(lm.module, load_peft_weights(str(folder), device=str(lm.device)), adapter_name=name)
 
 
 def load_adapter(lm: LanguageModel, name: str, folder: Path, trainable: bool = False) -> LanguageModel:
     """The model with an adapter from a PEFT folder, active."""
     was_training = lm.core.training  # PEFT switches to evaluation here
-    if isinstance(lm.module, PeftModel):
+    kind = read_json(folder / CONFIG)["peft_type"]
+    if kind == KIND:
+        module: Any = load_bottleneck(lm.module, name, folder, trainable)
+    elif kind in VIRTUAL:
+        module = load_virtual(lm.module, name, folder, trainable)
+    elif isinstance(lm.module, PeftModel):
         lm.module.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-        module: Any = lm.module
+        module = lm.module
     else:
         module = PeftModel.from_pretrained(lm.module, str(folder), adapter_name=name, is_trainable=trainable)
-    module.set_adapter(name, inference_mode=not trainable)
+    if kind != KIND and kind not in VIRTUAL:
+        module.set_adapter(name, inference_mode=not trainable)
     module.train(was_training)
     return replace(lm, module=module)
 
 
 def merged(lm: LanguageModel) -> LanguageModel:
-    """A copy with the active adapter folded into the weights: W + (α/r)·BA."""
+    """A copy with the active adapter made part of the model: folded into the weights (W + (α/r)·BA), or carried beside
+    them where it cannot be (`carried.py`)."""
+    if isinstance(lm.module, Bottlenecks) or is_virtual(lm.module):
+        core = copy.deepcopy(lm.core)
+        with TemporaryDirectory() as folder:
+            save_adapter(lm, lm.module.active_adapter, Path(folder))
+            drop(core, lm.module.settings if isinstance(lm.module, Bottlenecks) else ())
+            carry(core, Path(folder))
+        return replace(lm, module=core)
     module: Any = copy.deepcopy(lm.module)
     return replace(lm, module=module.merge_and_unload())
 

@@ -183,6 +183,28 @@ class Bottlenecks(nn.Module):
                 site.active = active
 
 
+def add_bottleneck(module: Any, how: Settings, name: str) -> Bottlenecks:
+    """The model with a new adapter, which acts and trains alone; random numbers come from torch's generator. Raises
+    UserError where the architecture's blocks are not known."""
+    core = module.get_base_model() if isinstance(module, Bottlenecks) else module
+    found = list(places(core, how.placement))
+    module = module if isinstance(module, Bottlenecks) else Bottlenecks(module)
+    put(core, found, name, how, core.config.hidden_size)
+    module.settings[name] = how
+    module.set_adapter(name)
+    return module
+
+
+def load_bottleneck(module: Any, name: str, folder: Path, trainable: bool) -> Bottlenecks:
+    """The model with a folder's adapter, which acts."""
+    core = module.get_base_model() if isinstance(module, Bottlenecks) else module
+    how = put_saved(core, name, folder)
+    module = module if isinstance(module, Bottlenecks) else Bottlenecks(module)
+    module.settings[name] = how
+    module.set_adapter(name, inference_mode=not trainable)
+    return module
+
+
 def adapter_weights(core: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """An adapter's parameters: "model.layers.0.mlp.down", ..."""
     return {

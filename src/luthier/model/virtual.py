@@ -135,7 +135,7 @@ def config_of(how: PromptTuning | PrefixTuning | PTuning) -> PeftConfig:
                 task_type="CAUSAL_LM",
                 num_virtual_tokens=how.tokens,
                 prefix_projection=how.projection is not None,
-                encoder_hidden_size=how.projection,  # type: ignore[arg-type]  # PEFT's own default is None
+                encoder_hidden_size=how.projection,  # type: ignore[arg-type]
             )
         case PTuning():
             return PromptEncoderConfig(
@@ -165,7 +165,7 @@ def add_virtual(
 ) -> PeftModel:
     """The model with new virtual tokens, which act and train alone; random numbers come from torch's generator.
     `start_ids`: tokens whose embeddings prompt tuning starts from, repeated or cut to its length."""
-    core = module.get_base_model() if isinstance(module, PeftModel) else module
+    core: Any = module.get_base_model() if isinstance(module, PeftModel) else module
     with without_checkpointing(core):
         if isinstance(module, PeftModel):
             module.add_adapter(name, config_of(how))
@@ -174,10 +174,24 @@ def add_virtual(
     encoder: Any = module.prompt_encoder[name]
     encoder.to(core.get_input_embeddings().weight.device)
     if start_ids:
-        ids = torch.tensor([start_ids[i % len(start_ids)] for i in range(how.tokens)])
+        ids_K = [start_ids[i % len(start_ids)] for i in range(how.tokens)]
         with torch.no_grad():
-            encoder.embedding.weight.copy_(core.get_input_embeddings()(ids.to(encoder.embedding.weight.device)))
+            weight = encoder.embedding.weight
+            weight.copy_(core.get_input_embeddings()(torch.tensor(ids_K, device=weight.device)))
     activate(module, name, trainable=True)
+    return module
+
+
+def load_virtual(module: Any, name: str, folder: Path, trainable: bool) -> PeftModel:
+    """The model with a folder's virtual tokens, which act. A folder holds what an encoder made, not the encoder: tokens
+    that are trained on are trained directly."""
+    core = module.get_base_model() if isinstance(module, PeftModel) else module
+    with without_checkpointing(core):
+        if isinstance(module, PeftModel):
+            module.load_adapter(str(folder), adapter_name=name)
+        else:
+            module = PeftModel.from_pretrained(module, str(folder), adapter_name=name)
+    activate(module, name, trainable)
     return module
 
 

@@ -54,9 +54,16 @@ def judge(
         batch = forest([sequence for pair in run for sequence in pair]).to(lm.device)
         scores_N = sequence_scores(lm, head, batch)
         margins += (scores_N[0::2] - scores_N[1::2]).tolist()
+    return verdicts(np.array(margins), heldout, training)
+
+
+def verdicts(
+    margin_P: np.ndarray, heldout: Sequence[tuple[Tokens, Tokens]], training: Sequence[tuple[Tokens, Tokens]]
+) -> Verdicts:
+    """What the margins of some held-out pairs say, however they were scored."""
     prefers = 1 if agreement(longer(training)).mean() >= 0.5 else -1
     difference_P = longer(heldout)
-    return Verdicts(agreement(np.array(margins)), agreement(prefers * difference_P), difference_P, np.array(margins))
+    return Verdicts(agreement(margin_P), agreement(prefers * difference_P), difference_P, margin_P)
 
 
 def buckets(longer_P: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Preference pairs as a run keeps them: pairs.jsonl, one pair a line."""
+"""Preference pairs as a run keeps them, and where a stage's pairs come from. pairs.jsonl: one pair a line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.base.errors import UserError
 from luthier.base.files import write_jsonl
-from luthier.base.nouns import Message, Pair
+from luthier.base.nouns import Chat, Example, Message, Pair, Tokens
+from luthier.data.dataset import Dataset, leaked, write_rejected
+from luthier.run.context import Context
+from luthier.run.learner import Learner
+from luthier.run.memo import StageFolder
+from luthier.run.tune import measured_rows
+from luthier.train import guards as g
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """{prompt: [{role, content}], chosen, rejected, origin, meta}; the data room reads it as format `pairs` too."""
+    """{prompt: [{role, content}], chosen, rejected, origin, meta, margin, agreement}; the data room reads it as format
+    `pairs` too."""
     write_jsonl(
         path,
         (
@@ -21,6 +29,8 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
                 "rejected": pair.rejected,
                 "origin": pair.origin,
                 "meta": dict(pair.meta or {}),
+                "margin": pair.margin,
+                "agreement": pair.agreement,
             }
             for pair in pairs
         ),
@@ -31,6 +41,81 @@ def read_pairs(path: Path) -> list[Pair]:
     """What `write_pairs` wrote."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        Pair(tuple(Message(**m) for m in row["prompt"]), row["chosen"], row["rejected"], row["origin"], row["meta"])
+        Pair(
+            tuple(Message(**m) for m in row["prompt"]),
+            row["chosen"],
+            row["rejected"],
+            row["origin"],
+            row["meta"],
+            row["margin"],
+            row["agreement"],
+        )
         for row in rows
     ]
+
+
+def pairs_for(context: Context, kind: str, named: str | None) -> tuple[list[Pair], list[Pair], str]:
+    """Training pairs, held-out pairs and their hash: of the source or the prefer stage called `named`, or of the last
+    prefer stage. Raises UserError where there are none."""
+    if named in context.recipe.data:
+        data = context.dataset(named)
+        return pairs_in(data, data.train), pairs_in(data, data.heldout), data.hash
+    made = [f for f in context.stages if f.kind == "prefer" and named in (None, f.name)]
+    if not made:
+        raise UserError(
+            f"{kind}: there are no preferences. Put a `prefer` stage before it, or name a source in `pairs`."
+        )
+    path = made[-1].path
+    return read_pairs(path / "pairs.jsonl"), read_pairs(path / "heldout.jsonl"), made[-1].hash
+
+
+def pairs_in(data: Dataset, side: Sequence[Example]) -> list[Pair]:
+    """One side of a source of pairs. Raises UserError where its rows are something else."""
+    if other := next((e for e in side if not isinstance(e, Pair)), None):
+        raise UserError(
+            f"data.{data.name}: {other.origin}: was read as {data.format}, and is no pair. Give rows with prompt, "
+            "chosen and rejected, or say format: pairs."
+        )
+    return [e for e in side if isinstance(e, Pair)]
+
+
+def write_source_rejects(context: Context, folder: StageFolder, named: str | None) -> None:
+    """rejected.jsonl of a stage that reads a source itself; what a stage made has its own."""
+    if named is not None and named in context.recipe.data:
+        write_rejected(folder.path / "rejected.jsonl", context.dataset(named).rejected)
+
+
+def pair_guards(
+    context: Context, learner: Learner, rows: list[Tokens], training: Sequence[Pair], heldout: Sequence[Pair]
+) -> list[g.Guard]:
+    """The guards that look at the rows of a stage that learns to write from pairs."""
+    chosen = [Chat((*p.prompt, Message("assistant", p.chosen)), p.origin) for p in training]
+    return [*answer_guards(learner, rows, chosen), pair_leak(context, training, heldout)]
+
+
+def answer_guards(learner: Learner, rows: list[Tokens], answered: Sequence[Chat]) -> list[g.Guard]:
+    """Of sequences that end in an answer: they teach something, they end, and they are what is served."""
+    renderer, tokenizer = learner.renderer, learner.loaded.tokenizer
+    return [
+        g.supervised(rows),
+        g.answers_end(rows, renderer.end_ids),
+        g.single_bos(rows, tokenizer.bos_token_id),
+        g.pad_unsupervised(rows, tokenizer.pad_token_id, renderer.end_ids),
+        g.round_trip(answered, renderer),
+    ]
+
+
+def pair_leak(context: Context, training: Sequence[Pair], heldout: Sequence[Pair]) -> g.Guard:
+    """No pair is held out and trained on, and none teaches an answer that a probe measures."""
+    return g.no_leak([*shared_prompts(training, heldout), *leaked(training, every_measured_row(context))])
+
+
+def every_measured_row(context: Context) -> list[Example]:
+    """The rows of all probes."""
+    return [e for probe in context.recipe.evaluate.values() for e in measured_rows(context, probe)]
+
+
+def shared_prompts(training: Sequence[Pair], heldout: Sequence[Pair]) -> list[str]:
+    """Origins of held-out pairs whose prompt is also trained on with the same two answers."""
+    seen = {(p.prompt, frozenset((p.chosen, p.rejected))) for p in training}
+    return [p.origin for p in heldout if (p.prompt, frozenset((p.chosen, p.rejected))) in seen]

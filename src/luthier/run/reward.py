@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from luthier.base.alignment import Reward
-from luthier.base.errors import RunError, UserError
+from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.files import new_folder
 from luthier.base.nouns import Chat, Message, Pair, Tokens
@@ -31,7 +31,7 @@ from luthier.run.context import Context
 from luthier.run.fitting import job_for, microbatch_tokens, tried
 from luthier.run.learner import Learner, started
 from luthier.run.memo import StageFolder
-from luthier.run.pairs import read_pairs
+from luthier.run.pairs import answer_guards, pairs_for, shared_prompts, write_source_rejects
 from luthier.tokens.pack import forest
 from luthier.tokens.prepare import prepare_pairs
 from luthier.train import guards as g
@@ -41,30 +41,16 @@ from luthier.train.sources import Micro, Pairs
 REWARD = "reward"
 
 
-def pairs_for(context: Context, stage: Reward) -> tuple[list[Pair], list[Pair], str]:
-    """Training pairs, held-out pairs and their hash, of a prefer stage or a source."""
-    if stage.pairs in context.recipe.data:
-        data = context.dataset(stage.pairs)
-        sides = [[e for e in side if isinstance(e, Pair)] for side in (data.train, data.heldout)]
-        return sides[0], sides[1], data.hash
-    made = [f for f in context.stages if f.kind == "prefer" and stage.pairs in (None, f.name)]
-    if not made:
-        raise UserError(
-            "reward: there are no preferences. Put a `prefer` stage before it, or name a source in `pairs`."
-        )
-    path = made[-1].path
-    return read_pairs(path / "pairs.jsonl"), read_pairs(path / "heldout.jsonl"), made[-1].hash
-
-
 def train_reward(context: Context, index: int, stage: Reward) -> None:
     """Runs, resumes or skips the stage."""
     start = context.start(stage.init)
     assert start is not None
-    training, heldout, digest = pairs_for(context, stage)
+    training, heldout, digest = pairs_for(context, stage.kind, stage.pairs)
     folder = context.stage(index, stage.name or stage.kind, stage, {"model": start.hash, "pairs": digest})
     if not folder.done:
         log = folder.open()
         log.emit("begin", stage=folder.name, stage_kind=folder.kind)
+        write_source_rejects(context, folder, stage.pairs)
         run_reward(context, folder, stage, log, training, heldout)
 
 
@@ -74,10 +60,11 @@ def run_reward(
     """Guards, training, report card, saved model."""
     learner, head = reward_learner(context, folder, stage)
     length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
-    pairs, _, made = prepare_pairs(training, learner.renderer, length, stage.overlong)
+    pairs, fitting, made = prepare_pairs(training, learner.renderer, length, stage.overlong)
     held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")
-    passed = g.enforce(pair_guards(learner, made.sequences, training, heldout), log)
-    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, microbatch_tokens(stage), stage.epochs)
+    passed = g.enforce(reward_guards(learner, made.sequences, training, heldout), log)
+    facts = strengths(stage, fitting)
+    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, microbatch_tokens(stage), stage.epochs, facts)
     watch = accuracy_watcher(learner, head, held[:256], pairs, log)
     loss = lambda m: pair_loss(learner, head, m)  # noqa: E731
     job = job_for(context, folder, stage, learner, source, loss, watch, log, heads={"head": head})
@@ -94,30 +81,33 @@ def run_reward(
         guards=[*passed, certificate],
         shared_with=folder.inputs["model"],
         dropped=len(made.dropped),
+        strengths=[name.removesuffix("_P") for name in facts],
         metrics={name: figure.as_dict() for name, figure in figures.items()},
         bias=bias,
     )
     job.checkpoints.clear()
 
 
-def pair_guards(learner: Learner, rows: list[Tokens], training: list[Pair], heldout: list[Pair]) -> list[g.Guard]:
+def strengths(stage: Reward, pairs: Sequence[Pair]) -> dict[str, list[float]]:
+    """What the pairs say of how strongly, and how unanimously, the chosen answer was preferred; a pair that does not
+    say is certain, and without a margin."""
+    facts = {}
+    if stage.margin and any(p.margin is not None for p in pairs):
+        facts["margin_P"] = [p.margin or 0.0 for p in pairs]
+    if stage.soft_labels and any(p.agreement is not None for p in pairs):
+        facts["agreement_P"] = [1.0 if p.agreement is None else p.agreement for p in pairs]
+    return facts
+
+
+def reward_guards(learner: Learner, rows: list[Tokens], training: list[Pair], heldout: list[Pair]) -> list[g.Guard]:
     """The guards that look at rows only."""
     missing = classifier_class_missing(learner.lm)
     chosen = [Chat((*p.prompt, Message("assistant", p.chosen)), p.origin) for p in training]
     return [
         g.Guard("saves for transformers", missing is None, missing or "as a sequence classifier with one label"),
-        g.supervised(rows),
-        g.answers_end(rows, learner.renderer.end_ids),
-        g.single_bos(rows, learner.loaded.tokenizer.bos_token_id),
-        g.round_trip(chosen, learner.renderer),
+        *answer_guards(learner, rows, chosen),
         g.no_leak(shared_prompts(training, heldout)),
     ]
-
-
-def shared_prompts(training: Sequence[Pair], heldout: Sequence[Pair]) -> list[str]:
-    """Origins of held-out pairs whose prompt is also trained on with the same two answers."""
-    seen = {(p.prompt, frozenset((p.chosen, p.rejected))) for p in training}
-    return [p.origin for p in heldout if (p.prompt, frozenset((p.chosen, p.rejected))) in seen]
 
 
 def reward_learner(context: Context, folder: StageFolder, stage: Reward) -> tuple[Learner, nn.Linear]:
@@ -128,12 +118,12 @@ def reward_learner(context: Context, folder: StageFolder, stage: Reward) -> tupl
 
 
 def pair_loss(learner: Learner, head: nn.Linear, micro: Micro) -> Loss:
-    """Bradley-Terry over the pairs of a microbatch."""
+    """Bradley-Terry over the pairs of a microbatch, with their margins and agreement where they have them."""
     scores_N = sequence_scores(learner.lm, head, micro.batch)
     chosen_P, rejected_P = scores_N[0::2], scores_N[1::2]
     right = float((chosen_P > rejected_P).sum())
     return Loss(
-        bradley_terry(chosen_P, rejected_P),
+        bradley_terry(chosen_P, rejected_P, micro.data.get("margin_P", 0.0), micro.data.get("agreement_P", 1.0)),
         {"accuracy": (right, float(len(chosen_P))), "margin": ((chosen_P - rejected_P).detach().sum(), len(chosen_P))},
     )
 

@@ -19,6 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_p
 from safetensors.torch import load_file
 from torch import Tensor
 
+from luthier.base.errors import UserError
 from luthier.base.files import disk_errors, read_json
 from luthier.base.seeds import seed_for
 from luthier.base.tuning import Adapter, Bottleneck, Lora, PrefixTuning, PromptTuning, PTuning
@@ -35,7 +36,17 @@ from luthier.model.bottleneck import (
 )
 from luthier.model.carried import VIRTUAL, carry
 from luthier.model.score import LanguageModel
-from luthier.model.virtual import add_virtual, is_virtual, load_virtual, restore_encoder, save_encoder
+from luthier.model.verify import TOLERANCE, context_of, difference, own_forward, probe_sequences
+from luthier.model.virtual import (
+    add_virtual,
+    is_virtual,
+    load_virtual,
+    restore_encoder,
+    rows_refused,
+    save_encoder,
+    virtual_of,
+)
+from luthier.tokens.pack import forest
 
 
 def rows_of_tokens(core: Any, new_tokens: tuple[int, ...]) -> dict[str, list[int]] | None:
@@ -79,11 +90,42 @@ def add_adapter(
             case Bottleneck():
                 module: Any = add_bottleneck(lm.module, how, name)
             case PromptTuning() | PrefixTuning() | PTuning():
-                module = add_virtual(lm.module, how, name, start_ids)
+                module = checked_virtual(lm, how, name, start_ids)
             case _:
                 module = add_lora(lm, how, name, new_tokens)
     module.train(lm.core.training)  # PEFT's wrapper and its dropout begin in training mode, whatever the model is in
     return replace(lm, module=module)
+
+
+def checked_virtual(
+    lm: LanguageModel, how: PromptTuning | PrefixTuning | PTuning, name: str, start_ids: Sequence[int]
+) -> Any:
+    """The model with new virtual tokens, after a look at whether they act in the forest as in PEFT's own forward.
+    Raises UserError where they do not, or the architecture runs on padded rows."""
+    if lm.layout == "rows":
+        raise UserError(f"adapter.kind: {how.kind}: it puts virtual tokens before a sequence. {rows_refused(lm.core)}")
+    alone = virtual_of(lm.module, lm.core).size == 0  # PEFT's forward does not know what a model carries
+    room = context_of(lm.core.config.to_dict()) - virtual_of(lm.module, lm.core).size
+    if how.tokens >= room:
+        raise UserError(f"adapter.tokens: {how.tokens} virtual tokens fill the model's context of {room}. Take fewer.")
+    was_training = lm.core.training
+    try:
+        module = add_virtual(lm.module, how, name, start_ids)
+        module.eval()
+        rows = probe_sequences(lm.core.config.vocab_size, min(room - how.tokens, 48))
+        made, plain = replace(lm, module=module), replace(lm, module=module, dtype=torch.float32)
+        gap = difference(plain, forest(rows, min_shared=2).to(lm.device), own_forward(made, rows)) if alone else 0.0
+    except (RuntimeError, ValueError, TypeError) as error:  # a foreign forward, and PEFT's, fail in any of these ways
+        raise UserError(f"{cannot(lm, how)} ({str(error)[:160]}). Use kind: lora or bottleneck.") from error
+    if gap > TOLERANCE[next(lm.core.parameters()).dtype]:
+        raise UserError(f"{cannot(lm, how)}: log-probs differ by {gap:.2g} nats. Use kind: lora or bottleneck.")
+    return module.train(was_training)
+
+
+def cannot(lm: LanguageModel, how: Adapter) -> str:
+    """The beginning of a refusal."""
+    kind = f"{type(lm.core).__name__} ({lm.core.config.model_type})"
+    return f"adapter.kind: {how.kind}: {kind} does not take it as PEFT's own forward does"
 
 
 def add_lora(lm: LanguageModel, lora: Adapter, name: str, new_tokens: tuple[int, ...]) -> Any:

@@ -11,8 +11,8 @@ from typing import Any
 from luthier.base.errors import RunError
 from luthier.base.files import new_folder
 from luthier.base.recipe import Pretrain, Sft
-from luthier.base.tuning import Training
-from luthier.model.adapt import add_adapter, restore_adapter, save_adapter
+from luthier.base.tuning import PromptTuning, Training
+from luthier.model.adapt import add_adapter, checkpoint_adapter, restore_adapter
 from luthier.model.load import Loaded, add_chat_template, fresh_model, load_folder, load_tokenizer, save_model, wrap
 from luthier.model.score import LanguageModel
 from luthier.run.context import Context, renderer_of, texts
@@ -72,8 +72,12 @@ def as_learner(
     if stage.adapter is None:
         return Learner(loaded, lm, renderer, full_weights(lm, loaded.tokenizer), adapter=None)
     lm.core.enable_input_require_grads()  # gradient checkpointing needs an input that has a gradient
-    lm = add_adapter(lm, stage.adapter, adapter, context.seed(folder), new_tokens)
-    weights = Weights(lambda path: save_adapter(lm, adapter, path), lambda path: restore_adapter(lm, adapter, path))
+    start = stage.adapter.start if isinstance(stage.adapter, PromptTuning) else None
+    start_ids = loaded.tokenizer.encode(start, add_special_tokens=False) if start else ()
+    lm = add_adapter(lm, stage.adapter, adapter, context.seed(folder), new_tokens, start_ids)
+    weights = Weights(
+        lambda path: checkpoint_adapter(lm, adapter, path), lambda path: restore_adapter(lm, adapter, path)
+    )
     return Learner(replace(loaded, lm=lm), lm, renderer, weights, adapter=adapter)
 
 

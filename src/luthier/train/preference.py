@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from luthier.base.alignment import Dpo, Kto, Orpo, Preference, Simpo
+from luthier.base.alignment import Dpo, Kto, Orpo, Simpo
 from luthier.base.nouns import Tokens
 from luthier.base.seeds import seed_for
 from luthier.model.roles import evaluating
@@ -22,6 +22,8 @@ from luthier.objectives import dpo, ipo, kto, log_odds, orpo, simpo
 from luthier.tokens.pack import Batch, forest, split_by_tokens
 from luthier.train.loop import Loss
 from luthier.train.sources import Micro, Step
+
+PairStage = Dpo | Orpo | Simpo
 
 
 class Answers(NamedTuple):
@@ -58,7 +60,7 @@ class Compared(NamedTuple):
     """Mean log-prob a token of the chosen answers."""
 
 
-def compare(lm: LanguageModel, how: Preference, micro: Micro) -> Compared:
+def compare(lm: LanguageModel, how: PairStage, micro: Micro) -> Compared:
     """Scores a microbatch of pairs: sequences 2p (chosen) and 2p+1 (rejected); for dpo its data are the reference's
     log-probs, `ref_chosen_P` and `ref_rejected_P`."""
     logp_N, tokens_N = answers(lm, micro.batch)
@@ -69,7 +71,7 @@ def compare(lm: LanguageModel, how: Preference, micro: Micro) -> Compared:
     return Compared(value_N[0::2], value_N[1::2], mean_N[0::2])
 
 
-def pair_sum(how: Preference, seen: Compared) -> Tensor:
+def pair_sum(how: PairStage, seen: Compared) -> Tensor:
     """The stage's loss, summed over the pairs. Beside dpo's stands −log p a token of the chosen answers, times
     `sft_weight`: Pang et al. 2024, "Iterative reasoning preference optimization", eq. 1."""
     match how:
@@ -84,10 +86,9 @@ def pair_sum(how: Preference, seen: Compared) -> Tensor:
             return orpo(seen.chosen_P, seen.rejected_P, how.beta)
         case Simpo():
             return simpo(seen.chosen_P, seen.rejected_P, how.beta, how.target_margin)
-    raise TypeError(type(how))
 
 
-def implicit_margin(how: Preference, seen: Compared) -> Tensor:
+def implicit_margin(how: PairStage, seen: Compared) -> Tensor:
     """By how much the implicit reward of the chosen answers leads [P]: β times the difference (dpo: Rafailov et al.
     2023, §4; simpo), or the log of the odds ratio (orpo)."""
     if isinstance(how, Dpo | Simpo):
@@ -95,7 +96,7 @@ def implicit_margin(how: Preference, seen: Compared) -> Tensor:
     return log_odds(seen.chosen_P) - log_odds(seen.rejected_P)
 
 
-def preference_loss(lm: LanguageModel, how: Preference, micro: Micro) -> Loss:
+def preference_loss(lm: LanguageModel, how: PairStage, micro: Micro) -> Loss:
     """The loss of a microbatch of pairs; watched are the implicit reward's accuracy and margin, and for dpo the gains
     (nats) of chosen and rejected answers over the reference: both may fall while the margin grows."""
     seen = compare(lm, how, micro)

@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from luthier.model.attention import ForestPlan, using
+from luthier.model.bidirectional import BothSidesPlan
+from luthier.model.encoders import Encoder, logits_by_head
 from luthier.model.virtual import virtual_of
 from luthier.tokens.pack import Batch, paths
 
@@ -26,7 +28,7 @@ CHUNK_LOGITS = 1 << 24
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal model as the floors above see it. Weights live in `module`; nothing here copies them."""
+    """A causal or a masked model as the floors above see it. Weights live in `module`; nothing here copies them."""
 
     module: Any
     """The transformers model, or the PEFT model around it."""
@@ -34,6 +36,8 @@ class LanguageModel:
     """forest: attends by the Batch's rule. rows: padded rows through the library's own attention."""
     dtype: torch.dtype = torch.float32
     """Arithmetic of matrix products (autocast); the weights keep their own."""
+    encoder: Encoder | None = None
+    """How a masked language model is put together; None: a causal one."""
 
     @property
     def core(self) -> Any:
@@ -62,6 +66,8 @@ class Scores(NamedTuple):
 def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
     """Final hidden states [len(at), D] at the tokens `at` (indices into T), each as sequence `seq` sees it."""
     backbone = lm.backbone
+    if lm.encoder is not None:
+        return both_sides(lm, lm.encoder, batch, at, seq)
     with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
         if lm.layout == "forest":
             virtual = virtual_of(lm.module, lm.core)
@@ -82,6 +88,24 @@ def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
         return out.last_hidden_state[seq, batch.pos_T[at]]
 
 
+def both_sides(lm: LanguageModel, encoder: Encoder, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
+    """`states` of a masked model: each as its whole sequence makes it."""
+    with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
+        if lm.layout == "forest":
+            with using(BothSidesPlan(batch)):
+                out = lm.backbone(
+                    input_ids=batch.ids_T[None],
+                    position_ids=batch.pos_T[None] + encoder.first_position,
+                    attention_mask=torch.ones_like(batch.ids_T)[None],
+                )
+            return out.last_hidden_state[0].index_select(0, at)
+        rows = [batch.ids_T[path] for path in paths(batch)]
+        ids_NL = pad_sequence(rows, batch_first=True)
+        mask_NL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        out = lm.backbone(input_ids=ids_NL, attention_mask=mask_NL)
+        return out.last_hidden_state[seq, batch.pos_T[at]]
+
+
 def logits_transform(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """What the architecture does to its logits after the projection. The load-time check (verify.py) fails on any
     that this table does not know, so an omission is never silent."""
@@ -98,6 +122,8 @@ def logits_transform(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:
 def logits_of(lm: LanguageModel, hidden_MD: Tensor) -> Tensor:
     """The model's logits [M, V] in float32 for some hidden states."""
     with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
+        if lm.encoder is not None:
+            return logits_by_head(lm.core, lm.encoder, hidden_MD).float()
         logits_MV = lm.core.get_output_embeddings()(hidden_MD)
     return logits_transform(vars(lm.core.config))(logits_MV).float()
 

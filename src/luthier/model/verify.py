@@ -16,7 +16,10 @@ from torch import Tensor
 from luthier.base.errors import RunError
 from luthier.base.nouns import Tokens
 from luthier.model.attention import NAME
+from luthier.model.bidirectional import NAME as BOTH_SIDES
+from luthier.model.encoders import encoder_of, fills_masks, first_position
 from luthier.model.score import LanguageModel, score
+from luthier.tokens.masking import Hidden, pack_hidden
 from luthier.tokens.pack import Batch, forest
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -56,6 +59,27 @@ def own_forward(lm: LanguageModel, sequences: list[Tokens]) -> Tensor:
     return torch.cat(logps)
 
 
+def probe_rows(sequences: list[Tokens], pad: int | None) -> list[Hidden]:
+    """The same for a masked model: every other token is predicted from all. None is padding, which RoBERTa's
+    positions do not count."""
+    other = 1 if pad == 0 else 0
+    ids = [tuple(other if id == pad else id for id in sequence.ids) for sequence in sequences]
+    at = [tuple(range(0, len(row), 2)) for row in ids]
+    return [Hidden(row, here, tuple(row[i] for i in here), "probe") for row, here in zip(ids, at, strict=True)]
+
+
+@torch.no_grad()
+def own_fillings(lm: LanguageModel, rows: list[Hidden]) -> Tensor:
+    """Log-probs of what stood in the hidden places, each row alone through the model's own forward."""
+    logps = []
+    with library_attention(lm):
+        for row in rows:
+            logits_LV = lm.module(input_ids=torch.tensor([row.ids], device=lm.device)).logits[0].float()
+            at_M, target_M = torch.tensor([row.at, row.targets], device=lm.device)
+            logps.append(torch.log_softmax(logits_LV[at_M], -1).gather(1, target_M[:, None]).squeeze(1))
+    return torch.cat(logps)
+
+
 @torch.no_grad()
 def difference(lm: LanguageModel, batch: Batch, reference_M: Tensor) -> float:
     """Largest absolute difference of the batch's log-probs from the reference, in nats."""
@@ -90,9 +114,14 @@ def choose_layout(module: torch.nn.Module, dtype: torch.dtype = torch.float32) -
         # A sliding window or a chunk shows only past its length.
         config = rows.core.config.to_dict()
         sizes = [n for n in (config.get("sliding_window"), config.get("attention_chunk_size")) if n]
-        sequences = probe_sequences(rows.core.config.vocab_size, context_of(config), min(sizes, default=None))
-        reference_M = own_forward(rows, sequences)
-        batch = forest(sequences, min_shared=2).to(rows.device)
+        context = context_of(config) - first_position(rows.core)
+        sequences = probe_sequences(rows.core.config.vocab_size, context, min(sizes, default=None))
+        if fills_masks(rows.core):
+            rows = replace(rows, encoder=encoder_of(rows.core))
+            shown = probe_rows(sequences, config.get("pad_token_id"))
+            reference_M, batch = own_fillings(rows, shown), pack_hidden(shown).to(rows.device)
+        else:
+            reference_M, batch = own_forward(rows, sequences), forest(sequences, min_shared=2).to(rows.device)
         tolerance = TOLERANCE[next(module.parameters()).dtype]
         found, reason = attempt(replace(rows, layout="forest"), batch, reference_M)
         if found is not None and found <= tolerance:
@@ -115,8 +144,9 @@ def attempt(lm: LanguageModel, batch: Batch, reference_M: Tensor) -> tuple[float
     """The difference of one layout, or why it could not be run."""
     try:
         if lm.layout == "forest":
-            lm.core.set_attn_implementation(NAME)
-            if lm.core.config._attn_implementation != NAME:
+            name = NAME if lm.encoder is None else BOTH_SIDES
+            lm.core.set_attn_implementation(name)
+            if lm.core.config._attn_implementation != name:
                 return None, "it does not use transformers' attention interface"
         return difference(lm, batch, reference_M), ""
     except Exception as error:  # any failure of a foreign forward is an answer here, and it is reported

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from luthier.base.alignment import Prefer
+from luthier.base.alignment import BestOf, Grpo, Prefer
 from luthier.base.crosscheck import crosscheck
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.functions import function_problem, load_function, resolve_path
@@ -333,8 +333,12 @@ def key_in(holder: Any, loc: Loc, name: str, last: bool) -> tuple[str | int, str
 
 
 def check_raters(recipe: Recipe, path: Path) -> Iterator[tuple[Loc, str]]:
-    """Raters are used late in a run: that they can be found is known before it starts. Runs none of their code."""
+    """Raters and rewards are used late in a run: that they can be found is known before it starts. Runs none of their
+    code."""
     for index, stage in enumerate(recipe.stages):
+        for spec in stage.rewards if isinstance(stage, Grpo | BestOf) else ():
+            if ":" in spec and (why := function_problem(spec, path)):
+                yield ("stages", index, "rewards", spec), why
         if isinstance(stage, Prefer) and stage.rater is not None and (why := function_problem(stage.rater, path)):
             yield ("stages", index, "rater"), why
     for name, probe in recipe.evaluate.items():

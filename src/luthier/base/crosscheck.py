@@ -14,7 +14,7 @@ from luthier.base import recipe as r
 from luthier.base.errors import did_you_mean
 from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
-from luthier.base.tuning import Training
+from luthier.base.tuning import Bottleneck, Lora, Training
 
 Problem = tuple[Loc, str]
 """Where in the recipe (keys and indices, no kinds), and what is wrong there."""
@@ -100,27 +100,32 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
         elif isinstance(stage, a.Grpo | a.BestOf):
             yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
             yield from check_rewards(at, stage, earlier)
+            if isinstance(stage, a.BestOf):
+                yield from check_best_of(at, stage, recipe)
         else:
             yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
             if stage.reward is not None:
                 yield from must_be_stage((*at, "reward"), stage.reward, earlier, ("reward",), "stands before this one")
             elif not any(other.kind == "reward" for other in earlier):
                 yield at, "needs a reward model. Put a stage of kind reward before it."
+        if isinstance(stage, a.Ppo | a.Grpo):
+            yield from check_rollouts(at, stage)
         if isinstance(stage, Training) and not all(0 <= beta < 1 for beta in stage.betas):
             yield (*at, "betas"), f"must both be at least 0 and below 1, not {list(stage.betas)}."
 
 
 def check_supervised(at: Loc, stage: r.Pretrain | r.Sft, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
     """A stage that reads data sets reads some that are there, for one length of time."""
+    chosen = [stage_name(other) for other in earlier if other.kind == "best_of"]
     if isinstance(stage.data, str):
-        chosen = [stage_name(other) for other in earlier if other.kind == "best_of"]
         if stage.data not in chosen:
             yield from must_be_source((*at, "data"), stage.data, recipe)
     else:
         if not stage.data:
             yield (*at, "data"), "is empty. Name a source, or several with weights."
         for name, weight in stage.data.items():
-            yield from must_be_source((*at, "data", name), name, recipe)
+            if name not in chosen:
+                yield from must_be_source((*at, "data", name), name, recipe)
             if weight <= 0:
                 yield (*at, "data", name), f"has weight {weight:g}. Give a weight above 0, or leave the source out."
     if stage.replay is not None:
@@ -175,6 +180,25 @@ def check_rewards(at: Loc, stage: a.Grpo | a.BestOf, earlier: list[r.Stage]) -> 
     for name in stage.rewards:
         if ":" not in name:
             yield from must_be_stage((*at, "rewards", name), name, earlier, ("reward",), "stands before this one")
+
+
+def check_rollouts(at: Loc, stage: a.Ppo | a.Grpo) -> Iterator[Problem]:
+    """Every step has answers; and what grpo trains is what was sampled."""
+    if stage.minibatches > stage.rollout_prompts:
+        said = f"is {stage.minibatches}, more than the {stage.rollout_prompts} prompts of a rollout. Lower it."
+        yield (*at, "minibatches"), said
+    if isinstance(stage, a.Grpo) and isinstance(stage.adapter, Lora | Bottleneck) and stage.adapter.dropout:
+        said = "would train other log-probs than were sampled. Remove it: grpo runs without dropout."
+        yield (*at, "adapter", "dropout"), said
+
+
+def check_best_of(at: Loc, stage: a.BestOf, recipe: r.Recipe) -> Iterator[Problem]:
+    """Its name, by which later stages read its answers, means nothing else; and it does not keep more than it draws."""
+    if stage_name(stage) in recipe.data:
+        name = stage_name(stage)
+        yield (*at, "name"), f"{name} is also a source under data. Rename the stage: later stages read `data: {name}`."
+    if stage.keep > stage.samples:
+        yield (*at, "keep"), f"is {stage.keep}, more than the {stage.samples} answers drawn. Lower it."
 
 
 def check_probes(recipe: r.Recipe) -> Iterator[Problem]:

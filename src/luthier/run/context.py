@@ -21,6 +21,7 @@ from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import Dataset, read_dataset
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
+from luthier.run.kept import kept_dataset
 from luthier.run.memo import StageFolder, stage_folder
 from luthier.tokens.render import Renderer
 
@@ -54,9 +55,13 @@ class Context:
         return self.recipe_path.parent
 
     def dataset(self, name: str) -> Dataset:
-        """A source, read once."""
+        """A source, read once; or what a best_of stage of that name kept."""
         if name not in self.datasets:
-            self.datasets[name] = read_dataset(name, self.recipe.data[name], self.root)
+            made = [f for f in self.stages if f.kind == "best_of" and f.name == name]
+            if made and name not in self.recipe.data:
+                self.datasets[name] = kept_dataset(name, made[-1].path, made[-1].hash)
+            else:
+                self.datasets[name] = read_dataset(name, self.recipe.data[name], self.root)
         return self.datasets[name]
 
     def seed(self, stage: StageFolder) -> int:

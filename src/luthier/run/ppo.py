@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from luthier.base.alignment import Ppo
-from luthier.base.errors import RunError, UserError
 from luthier.base.events import EventLog
 from luthier.data.dataset import write_rejected
-from luthier.evals.answers import answer_all
-from luthier.generate import Sampling
-from luthier.model.adapt import load_adapter
-from luthier.model.heads import load_head, scalar_head
-from luthier.model.load import Loaded, load_folder
-from luthier.model.roles import Roles, separate_roles, shared_roles
-from luthier.model.score import LanguageModel
-from luthier.run.context import Context, ModelRef, asked_prompts
+from luthier.model.heads import scalar_head
+from luthier.model.load import Loaded
+from luthier.model.roles import Roles
+from luthier.run.context import Context, asked_prompts
 from luthier.run.fitting import job_for, microbatch_tokens
 from luthier.run.learner import ADAPTER, Learner, as_learner
 from luthier.run.memo import StageFolder
 from luthier.run.result import close
 from luthier.run.reward import REWARD
+from luthier.run.rewards import reward_stage, scorer_of
+from luthier.run.rollouts import fitting_prompts, one_distribution, reference_of, show_answer
 from luthier.run.tune import leak_guard
 from luthier.train import guards as g
 from luthier.train.loop import disk_for, fit
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 
-FIRST_KL = 1e-4
-"""Nats an answer: the most that rounding may make of a KL that is 0."""
-
 
 def train_ppo(context: Context, index: int, stage: Ppo) -> None:
     """Runs, resumes or skips the stage."""
     start = context.start(stage.init)
-    made = [f for f in context.stages if f.kind == "reward" and stage.reward in (None, f.name)]
-    if start is None or not made:
-        raise UserError("ppo: there is no reward model. Put a `reward` stage before it.")
-    reward = made[-1]
+    assert start is not None
+    reward = reward_stage(context, stage.reward)
     data = context.dataset(stage.prompts)
     folder = context.stage(
         index,
@@ -58,19 +48,15 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
     assert start is not None
     learner, roles = cast(context, folder, stage, reward, context.load(start))
     renderer = learner.renderer
-    log.emit(
-        "note",
-        text="policy, reference, reward and value share one set of base weights"
-        if roles.shared
-        else "policy, reference and reward each have their own weights",
+    apart = "policy, reference and reward each have" if learner.adapter is None else "policy and reward each have"
+    whole = "policy, reference, reward and value share one set of base weights"
+    log.emit("note", text=whole if roles.shared else f"{apart} their own weights")
+    asked, fits = fitting_prompts(
+        asked_prompts(context.dataset(stage.prompts).train), renderer, learner.loaded.context, stage.max_new_tokens
     )
-    prompts = asked_prompts(context.dataset(stage.prompts).train)
-    room = learner.loaded.context - stage.max_new_tokens
-    ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
-    fitting = [one for one in ids if len(one) <= room]
-    steering, ends = Steering(stage.kl), sorted(renderer.end_ids)
+    steering, ends, prompts = Steering(stage.kl), sorted(renderer.end_ids), [one.ids for one in asked]
     source = Rollouts(
-        roles, fitting, stage, steering, context.seed(folder), ends, renderer.decode, microbatch_tokens(stage)
+        roles, prompts, stage, steering, context.seed(folder), ends, renderer.decode, microbatch_tokens(stage)
     )
     job = job_for(
         context,
@@ -84,14 +70,7 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
         heads={"value": roles.value_head},
         states={"steering": steering},
     )
-    said = f"{len(fitting)} of {len(ids)} prompts leave room for {stage.max_new_tokens} new tokens"
-    passed = g.enforce(
-        [
-            g.Guard("prompts fit", bool(fitting), said + ("" if fitting else ". Lower max_new_tokens.")),
-            leak_guard(context, {stage.prompts: context.dataset(stage.prompts)}),
-        ],
-        log,
-    )
+    passed = g.enforce([fits, leak_guard(context, {stage.prompts: context.dataset(stage.prompts)})], log)
     passed += g.enforce([first_rollout(source), disk_for(job)], log)
     close(context, folder, learner, job, fit(job), passed, {"shared_base": roles.shared})
 
@@ -104,63 +83,15 @@ def cast(
     assert start is not None
     learner = as_learner(context, folder, stage, loaded, ADAPTER)
     lm, width = learner.lm, learner.lm.core.config.hidden_size
-    scorer = reward.path / "scorer"
-    head = load_head(scorer / "head.safetensors", width, lm.device)
     value = scalar_head(width, context.seed(folder), "value head", zero=True).to(lm.device)
-    adapted = (scorer / "adapter_config.json").exists()
-    if adapted and stage.adapter is not None and reward.record.get("shared_with") == start.hash:
-        load_adapter(lm, REWARD, scorer)
-        lm.module.set_adapter(ADAPTER)
-        return learner, shared_roles(lm, ADAPTER, REWARD, head, value)
-    reference = context.load(start).lm
-    rewarder = (
-        reward_model(context, scorer)
-        if not adapted
-        else load_adapter(context.load(reward_base(context, reward)).lm, REWARD, scorer)
-    )
-    for role in (reference, rewarder):
-        role.module.requires_grad_(False)
-    return learner, separate_roles(lm, reference, rewarder, head, value)
-
-
-def reward_base(context: Context, reward: StageFolder) -> ModelRef:
-    """The model whose adapter the reward model is."""
-    for ref in context.models.values():
-        if ref.hash == reward.record.get("shared_with"):
-            return ref
-    raise RunError(f"{reward.path}: the model that this reward adapter belongs to is not part of the run any more.")
-
-
-def reward_model(context: Context, scorer: Path) -> LanguageModel:
-    """A reward model with weights of its own."""
-    return load_folder(scorer, context.device, context.dtype).lm
+    scorer = scorer_of(context, reward, lm, start, REWARD)
+    reference = reference_of(context, learner, start)
+    return learner, Roles(lm, reference, scorer.role, scorer.head, value, scorer.shared)
 
 
 def first_rollout(source: Rollouts) -> g.Guard:
-    """Samples a first rollout: before the first step the policy is the reference, so their KL is 0; and the sampler's
-    log-probs are the trainer's."""
+    """Samples a first rollout: before the first step the policy is the reference, and the sampler is the trainer."""
     moments = source.steering.state_dict()
     rollout = source.make(0)
     source.steering.load_state_dict(moments)
-    kl, drift = rollout.stats["kl"], rollout.stats["sampler_drift"]
-    tolerance = 1e-3 if source.roles.policy.dtype.itemsize == 4 else 0.2
-    ok = kl <= FIRST_KL and drift <= tolerance
-    return g.Guard(
-        "KL starts at 0",
-        ok,
-        f"{kl:.1g} nats an answer; sampler and trainer differ by {drift:.1g} nats a "
-        "token"
-        + (
-            ""
-            if ok
-            else ". Policy and reference are not the same model, or they are scored differently: please report it."
-        ),
-    )
-
-
-def show_answer(context: Context, learner: Learner, log: EventLog, step: int) -> None:
-    """A sampled text at every evaluation."""
-    for chat in context.shown_prompts()[:1]:
-        how = Sampling(context.recipe.answer_tokens, temperature=0)
-        answer = answer_all(learner.lm, learner.renderer, [chat], how)[0]
-        log.emit("sample", step=step, prompt=answer.prompt[-1].content, answer=answer.text)
+    return one_distribution(rollout.stats["kl"], rollout.stats["sampler_drift"], source.roles.policy.dtype)

@@ -16,14 +16,19 @@ from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.data.dataset import Dataset
 from luthier.generate import Sampling, sample
 from luthier.model.load import compute_dtype, load_folder, save_model
+from luthier.run.best_of import draw_best
 from luthier.run.context import Context, open_context, renderer_of, run_lock
+from luthier.run.grpo import train_grpo
+from luthier.run.kto import train_kto
 from luthier.run.learner import learner_for
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import find_stage, hardware, versions
 from luthier.run.ppo import train_ppo
 from luthier.run.prefer import gather_preferences
+from luthier.run.preference import train_preference
 from luthier.run.report import write_report
 from luthier.run.reward import train_reward
+from luthier.run.rewards import check_programs
 from luthier.run.tune import prepare_rows, row_guards, sources_of, train_language_model
 
 STAGES: dict[str, Callable[[Context, int, Any], None]] = {
@@ -32,7 +37,16 @@ STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "prefer": gather_preferences,
     "reward": train_reward,
     "ppo": train_ppo,
+    "dpo": train_preference,
+    "orpo": train_preference,
+    "simpo": train_preference,
+    "kto": train_kto,
+    "grpo": train_grpo,
+    "best_of": draw_best,
 }
+
+PREFERRING = ("reward", "dpo", "orpo", "simpo", "kto")
+"""Stages that measure themselves on held-out preferences."""
 
 
 def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] = ()) -> Path:
@@ -45,6 +59,7 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
     with run_lock(context.folder):
         write_text(context.folder / "recipe.yaml", recipe_path.read_text())
         write_json(context.folder / "resolved.json", recipe.model_dump(mode="json"))
+        check_programs(recipe, context.root)
         for name in recipe.data:  # every source is read first: a broken one is told before hours of training
             context.dataset(name)
         if recipe.base.model is not None:
@@ -80,8 +95,11 @@ def summary(context: Context, metrics: dict[str, Any]) -> dict[str, Any]:
     """report.json."""
     records = [f.record for f in context.stages]
     for folder, record in zip(context.stages, records, strict=True):
-        if folder.kind == "reward" and record["metrics"]:
-            metrics[folder.name] = nested(record["metrics"]) | {"bias": record["bias"]}
+        if folder.kind in PREFERRING and record["metrics"]:
+            said = {"bias": record["bias"]} if "bias" in record else {}
+            metrics[folder.name] = nested(record["metrics"]) | said
+        if folder.kind == "best_of":
+            metrics[folder.name] = record["metrics"]
     measured = read_json(context.folder / "measures" / "seconds.json")["seconds"]
     keep = (
         "name",
@@ -180,7 +198,7 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
     """One stage of `check_recipe`. What a stage makes is not there yet, so later ones start from the base; where that
     is fresh, from the untrained model that the first stage starts from, with its tokenizer."""
     name = stage.name or stage.kind
-    if not isinstance(stage, Pretrain | Sft):
+    if not isinstance(stage, Pretrain | Sft) or set(sources_of(stage.data, stage.replay)) - set(context.recipe.data):
         return Check(name, [], [], "works on what earlier stages make: its guards run when they have")
     shares = sources_of(stage.data, stage.replay)
     folder = context.stage(index, name, stage, {})

@@ -19,7 +19,7 @@ from luthier.base.errors import RunError
 from luthier.base.nouns import Sample, Tokens
 from luthier.base.seeds import seed_for
 from luthier.generate import Sampling, sample
-from luthier.model.roles import Roles, evaluating
+from luthier.model.roles import Roles, evaluating, steady
 from luthier.model.score import head, states
 from luthier.objectives import adapt_kl, clipped_policy, clipped_value, gae, kl_estimate, whiten
 from luthier.tokens.pack import Batch, forest, split_by_tokens
@@ -213,6 +213,7 @@ def ppo_loss(roles: Roles, how: Ppo, micro: Micro, stats: dict[str, float]) -> L
     Schulman et al. 2017, eq. 9."""
     batch, data = micro
     policy = roles.policy
+    steady(policy)
     hidden_MD = states(policy, batch, batch.from_M, batch.seq_M)
     scores = head(policy, hidden_MD, batch.target_M, how.temperature, entropy=True)
     assert scores.entropy_M is not None

@@ -10,10 +10,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from architectures import COMMON, tiny
 from luthier.base.nouns import Tokens
+from luthier.model import logp
 from luthier.model import score as scoring
 from luthier.model.score import head, score, sequence_sums, states
 from luthier.model.verify import choose_layout
 from luthier.tokens.pack import forest
+
+
+def small_chunks(monkeypatch, chunk, kept=0):
+    """Chunks of `chunk` logits, on the fused path and on the other; the fused one keeps at most `kept` of them."""
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(logp, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(logp, "KEPT_LOGITS", kept)
+
 
 KINDS = ["llama", "gemma2", "granite", "cohere"]  # plain · soft-capped · divided · multiplied logits
 
@@ -35,10 +44,11 @@ def dense_loss(model, rows, temperature):
     return total
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 25])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", KINDS)
-def test_sparse_and_chunked_equals_dense(kind, temperature, monkeypatch):
-    monkeypatch.setattr(scoring, "CHUNK_LOGITS", 7 * 128)  # 7 predictions a chunk, so the last chunk is a part
+def test_sparse_and_chunked_equals_dense(kind, temperature, kept, monkeypatch):
+    small_chunks(monkeypatch, 7 * 128, kept)  # 7 predictions a chunk, so the last chunk is a part
     rows = random_rows([24, 31, 9])
     model = tiny(kind)
     lm, _ = choose_layout(model)
@@ -58,8 +68,8 @@ def test_chunks_change_neither_values_nor_gradients(kind, monkeypatch):
     lm, _ = choose_layout(tiny(kind))
     hidden, target = torch.randn(50, 32), torch.randint(0, 128, (50,))
     found = []
-    for chunk in (1, 13, 1000):
-        monkeypatch.setattr(scoring, "CHUNK_LOGITS", chunk * 128)
+    for chunk, kept in ((1, 0), (13, 0), (13, 1 << 25), (1000, 1 << 25)):
+        small_chunks(monkeypatch, chunk * 128, kept)
         leaf = hidden.clone().requires_grad_()
         lm.core.zero_grad()
         scores = head(lm, leaf, target, 0.8, entropy=True)
@@ -72,7 +82,7 @@ def test_chunks_change_neither_values_nor_gradients(kind, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1 << 24, 7 * 128])
 def test_entropy_and_its_gradient_are_torchs(chunk, monkeypatch):
-    monkeypatch.setattr(scoring, "CHUNK_LOGITS", chunk)
+    small_chunks(monkeypatch, chunk)
     lm, _ = choose_layout(tiny("llama"))
     ours, theirs = (torch.randn(20, 32, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2))
     found = head(lm, ours, torch.zeros(20, dtype=torch.int64), 0.5, entropy=True)
@@ -82,6 +92,34 @@ def test_entropy_and_its_gradient_are_torchs(chunk, monkeypatch):
     expected.sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
     assert head(lm, ours, torch.zeros(20, dtype=torch.int64)).entropy_M is None
+
+
+def test_a_head_with_a_bias_in_bfloat16_is_torchs_to_rounding():
+    torch.manual_seed(0)
+    layer, target = torch.nn.Linear(48, 301), torch.randint(0, 301, (40,))
+    ours, theirs = (torch.randn(40, 48, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    pull_M = torch.randn(40)
+    found = []
+    for leaf, dtype in ((ours, torch.bfloat16), (theirs, torch.float32)):
+        layer.zero_grad()
+        (logp.fused_logp(layer, leaf, target, dtype, 1.3, False).logp_M * pull_M).sum().backward()
+        found.append((leaf.grad, layer.weight.grad.clone(), layer.bias.grad.clone()))
+    leaf = theirs.detach().clone().requires_grad_()
+    layer.zero_grad()
+    reference_M = torch.log_softmax(1.3 * layer(leaf), -1).gather(1, target[:, None]).squeeze(1)
+    (reference_M * pull_M).sum().backward()
+    for a, b, c in zip(found[0], found[1], (leaf.grad, layer.weight.grad, layer.bias.grad), strict=True):
+        torch.testing.assert_close(b, c, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, c, rtol=0.05, atol=0.02 * float(c.abs().max()))
+
+
+def test_an_improbable_token_has_its_finite_log_prob():
+    layer = torch.nn.Linear(1, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[200.0], [0.0], [-100.0]]))
+    scores = logp.fused_logp(layer, torch.ones(3, 1), torch.tensor([0, 1, 2]), torch.float32, 1.0, True)
+    assert scores.logp_M.tolist() == [0.0, -200.0, -300.0]  # e^-200 is no float32
+    assert scores.entropy_M is not None and scores.entropy_M.abs().max() < 1e-4
 
 
 class Largest(TorchDispatchMode):
@@ -116,7 +154,7 @@ def test_logits_of_all_predictions_never_exist(monkeypatch):
     lm, _ = choose_layout(model)
     m, all_at_once, kept = largest_of_a_step(lm, 500)
     assert (m, all_at_once) == (998, 998 * vocab) and kept > all_at_once  # one chunk here: the instrument sees it
-    monkeypatch.setattr(scoring, "CHUNK_LOGITS", chunk)
+    small_chunks(monkeypatch, chunk)
     for length in (500, 1000):
         m, largest, kept = largest_of_a_step(lm, length)
         assert m == 2 * length - 2

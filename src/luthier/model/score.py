@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,11 +19,9 @@ from transformers import PreTrainedModel
 from luthier.model.attention import ForestPlan, using
 from luthier.model.bidirectional import BothSidesPlan
 from luthier.model.encoders import Encoder, logits_by_head
+from luthier.model.logp import CHUNK_LOGITS, Scores, fused_logp, is_plain
 from luthier.model.virtual import virtual_of
 from luthier.tokens.pack import Batch, paths
-
-CHUNK_LOGITS = 1 << 24
-"""Most logits alive at once: 64 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,6 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.module.parameters()).device
-
-
-class Scores(NamedTuple):
-    """What the head says at the M predictions."""
-
-    logp_M: Tensor
-    entropy_M: Tensor | None
 
 
 def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
@@ -119,6 +110,13 @@ def logits_transform(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     return lambda logits: logits
 
 
+def logits_scale(config: dict[str, Any]) -> float | None:
+    """`logits_transform` as a factor; None where it is more than that."""
+    if config.get("final_logit_softcapping"):
+        return None
+    return float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
+
+
 def logits_of(lm: LanguageModel, hidden_MD: Tensor) -> Tensor:
     """The model's logits [M, V] in float32 for some hidden states."""
     with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32):
@@ -132,6 +130,9 @@ def head(
     lm: LanguageModel, hidden_MD: Tensor, target_M: Tensor, temperature: float = 1.0, entropy: bool = False
 ) -> Scores:
     """Log-probs (nats) of `target_M` under softmax(logits / temperature), in chunks; with the entropy if asked."""
+    layer, scale = lm.core.get_output_embeddings(), logits_scale(vars(lm.core.config))
+    if scale is not None and is_plain(layer) and lm.encoder is None:
+        return fused_logp(layer, hidden_MD, target_M, lm.dtype, scale / temperature, entropy)
 
     def chunk(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         logits = logits_of(lm, hidden)

@@ -1,0 +1,129 @@
+"""Log-probs of chosen tokens straight from hidden states, forward and backward, without a graph over M×V logits.
+
+∂ log p_t / ∂ logits = onehot(t) − p, so all the backward needs is p. Where the M×V probabilities fit a small budget
+they are kept, and a training step multiplies by the head's matrix three times (once forward, twice backward), which is
+the least there is; beyond it the chunks are recomputed, a fourth time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CHUNK_LOGITS = 1 << 24
+"""Most logits worked on at once: 64 MiB in float32."""
+KEPT_LOGITS = 1 << 25
+"""Most probabilities kept for the backward: 128 MiB in float32, half of that in bfloat16."""
+
+
+class Scores(NamedTuple):
+    """What the head says at the M predictions."""
+
+    logp_M: Tensor
+    entropy_M: Tensor | None
+
+
+class Scaled(NamedTuple):
+    """A chunk's probabilities, and what its log-probs are made of."""
+
+    probs: Tensor
+    logp: Tensor
+    entropy: Tensor | None
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a head is one matrix (and bias) that can be multiplied by directly."""
+    return type(layer) is nn.Linear and type(layer.weight) in (Tensor, nn.Parameter)
+
+
+def fused_logp(
+    layer: nn.Linear, hidden_MD: Tensor, target_M: Tensor, dtype: torch.dtype, scale: float, entropy: bool
+) -> Scores:
+    """Log-probs (nats, float32) of `target_M` under softmax(scale · (hidden·Wᵀ + b)), with the distribution's
+    entropy if asked. Products are in `dtype`, everything else in float32."""
+    found = _LogProbs.apply(hidden_MD, layer.weight, layer.bias, target_M, dtype, scale, entropy)
+    return Scores(found[0], found[1] if entropy else None)
+
+
+def scaled_chunk(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, scale: float, entropy: bool
+) -> Scaled:
+    """Softmax of one chunk, in place in its logits."""
+    logits = nn.functional.linear(hidden, weight, bias).float()
+    if scale != 1.0:
+        logits.mul_(scale)
+    probs = torch.softmax(logits, dim=-1)
+    # log Σe^z through the likeliest token, whose probability is at least 1/V: torch's softmax is several times
+    # quicker than its exp, and log p_t itself may underflow.
+    log_total = logits.amax(-1) - probs.amax(-1).log()
+    logp = logits.gather(1, target[:, None]).squeeze(1) - log_total
+    # H = log Σe^z − Σ p·z
+    return Scaled(probs, logp, log_total - torch.linalg.vecdot(probs, logits) if entropy else None)
+
+
+class _LogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        target_M: Tensor,
+        dtype: torch.dtype,
+        scale: float,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        weight = weight_VD.detach().to(dtype)
+        bias = None if bias_V is None else bias_V.detach().to(dtype)
+        hidden = hidden_MD.detach().to(dtype)
+        ctx.size = max(1, CHUNK_LOGITS // weight.shape[0])
+        ctx.dtype, ctx.scale = dtype, scale
+        keep = any(ctx.needs_input_grad) and hidden.shape[0] * weight.shape[0] <= KEPT_LOGITS
+        logps, entropies, kept = [], [], []
+        for h, t in zip(hidden.split(ctx.size), target_M.split(ctx.size), strict=True):
+            chunk = scaled_chunk(h, weight, bias, t, scale, entropy)
+            logps.append(chunk.logp)
+            entropies.append(chunk.logp.new_zeros(len(t)) if chunk.entropy is None else chunk.entropy)
+            if keep:
+                kept.append(chunk.probs.to(dtype))
+        logp_M, entropy_M = torch.cat(logps), torch.cat(entropies)
+        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, target_M, entropy_M, *kept)
+        if not entropy:
+            ctx.mark_non_differentiable(entropy_M)
+        return logp_M, entropy_M
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logp_M: Tensor, grad_entropy_M: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden_MD, weight_VD, bias_V, target_M, entropy_M, *kept = ctx.saved_tensors
+        weight, hidden = weight_VD.to(ctx.dtype), hidden_MD.to(ctx.dtype)
+        bias = None if bias_V is None else bias_V.to(ctx.dtype)
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight_VD) if needs_weight and len(target_M) > ctx.size else None
+        grad_bias = torch.zeros_like(bias_V) if needs_bias else None
+        for i, start in enumerate(range(0, len(target_M), ctx.size)):
+            part = slice(start, start + ctx.size)
+            target = target_M[part]
+            probs = kept[i] if kept else scaled_chunk(hidden[part], weight, bias, target, ctx.scale, False).probs
+            grad = probs * -grad_logp_M[part, None]
+            grad.scatter_add_(1, target[:, None], grad_logp_M[part, None])
+            if grad_entropy_M is not None and bool(grad_entropy_M.any()):
+                # ∂H/∂logits = −p·(log p + H)
+                spread = torch.special.entr(probs) - probs * entropy_M[part, None]
+                grad += spread * grad_entropy_M[part, None]
+            if ctx.scale != 1.0:
+                grad.mul_(ctx.scale)
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            grad = grad.to(ctx.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden[part]
+            elif needs_weight:
+                grad_weight = (grad.T @ hidden[part]).to(weight_VD.dtype)
+        return None if grad_hidden is None else grad_hidden.to(hidden_MD.dtype), grad_weight, grad_bias, *[None] * 4

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from luthier.base import alignment as a
 from luthier.base import recipe as r
 from luthier.base.errors import did_you_mean
+from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
 from luthier.base.tuning import Bottleneck, Lora, Training
@@ -25,7 +26,8 @@ WRITES_TEXT = ("pretrain", "sft", "ppo", "dpo", "orpo", "simpo", "kto", "grpo")
 
 def crosscheck(recipe: r.Recipe) -> list[Problem]:
     """Every contradiction in a recipe whose settings are each valid by themselves."""
-    return [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
+    found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
+    return [*found, *check_objective(recipe)]
 
 
 def stage_name(stage: r.Stage) -> str:
@@ -53,7 +55,7 @@ def check_base(recipe: r.Recipe) -> Iterator[Problem]:
         fit = [n for n in near_by if fresh.width % n == 0 and fresh.width // n % 2 == 0]
         near = min(fit, key=lambda n: abs(n - fresh.heads), default=1)
         yield at, f"{fresh.heads} does not divide the width {fresh.width}. {near} does."
-    elif fresh.width // fresh.heads % 2:
+    elif fresh.width // fresh.heads % 2 and fresh.shape == "decoder":
         yield at, f"{fresh.width} / {fresh.heads} is an odd head size; rotary embeddings turn pairs. Change one."
     if fresh.kv_heads is not None and (fresh.kv_heads < 1 or fresh.heads % fresh.kv_heads):
         yield ("base", "fresh", "kv_heads"), f"{fresh.kv_heads} does not divide the heads {fresh.heads}."

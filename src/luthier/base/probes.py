@@ -68,4 +68,38 @@ class WinRateProbe(Strict):
     limit: int | None = Field(default=None, ge=1)
 
 
-Probe = Annotated[ChoicesProbe | AnswersProbe | LossProbe | WinRateProbe, Field(discriminator="kind")]
+class FillMaskProbe(Strict):
+    """Hides one place at a time in text: how often the truth is the likeliest filling of an encoder, and how often
+    among the five likeliest."""
+
+    kind: Literal["fill_mask"]
+    data: str
+    """Name of a source of documents; its held-out rows are measured."""
+    after: list[str] | None = None
+    hide: Literal["token", "word"] = "token"
+    """token: one token a place; word: a whole word, which is right where each of its tokens is."""
+    places: int = Field(default=500, ge=1)
+    """How many, drawn over all rows by the seed."""
+    heldout_only: bool = True
+    max_length: int | None = Field(default=None, ge=8)
+    """Cut documents to this many tokens; default: the model's context."""
+    limit: int | None = Field(default=None, ge=1)
+
+
+class PseudoPerplexityProbe(Strict):
+    """exp of an encoder's mean −log p of each token, when that token alone is hidden. Salazar et al. 2020."""
+
+    kind: Literal["pseudo_perplexity"]
+    data: str
+    """Name of a source of documents; its held-out rows are measured."""
+    after: list[str] | None = None
+    heldout_only: bool = True
+    max_length: int = Field(default=128, ge=8)
+    """Cut documents to this many tokens: a row of n tokens is read n times."""
+    limit: int | None = Field(default=100, ge=1)
+
+
+Probe = Annotated[
+    ChoicesProbe | AnswersProbe | LossProbe | WinRateProbe | FillMaskProbe | PseudoPerplexityProbe,
+    Field(discriminator="kind"),
+]

@@ -29,9 +29,10 @@ class Fresh(Strict):
     heads: int = Field(default=4, ge=1)
     """Attention heads; must divide the width."""
     kv_heads: int | None = None
-    """Key/value heads (grouped-query attention); default: as many as heads."""
+    """Key/value heads of a decoder (grouped-query attention); default: as many as heads."""
     ffn: int | None = None
-    """Inner size of the gated MLP; default: 8/3 of the width, rounded up to a multiple of 16."""
+    """Inner size of the MLP; default: 8/3 of the width, rounded up to a multiple of 16, for a decoder's, which is
+    gated; 4 widths for an encoder's."""
     vocab: int = Field(default=1024, ge=300)
     """Size of the byte-level BPE vocabulary, special tokens included."""
     context: int = Field(default=512, ge=16)

@@ -39,6 +39,8 @@ PROBES: dict[str, Model] = {
     "answers": probes.AnswersProbe,
     "loss": probes.LossProbe,
     "win_rate": probes.WinRateProbe,
+    "fill_mask": probes.FillMaskProbe,
+    "pseudo_perplexity": probes.PseudoPerplexityProbe,
 }
 SECTIONS: dict[str, tuple[str, Model]] = {
     "recipe": ("the whole file", recipe.Recipe),

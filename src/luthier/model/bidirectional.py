@@ -39,8 +39,10 @@ class BothSidesPlan:
         if q.device.type == "cuda" and plainly and not extras.dropout:
             return self._by_flex(q, k, v, allowed, extras)
         heads = q.shape[1]
-        parts = (x.split(self.sizes, dim=2) for x in (q, repeat_heads(k, heads), repeat_heads(v, heads)))
-        return torch.cat([one_sequence(*qkv, allowed, extras) for qkv in zip(*parts, strict=True)], dim=2)
+        parts = zip(
+            *(x.split(self.sizes, dim=2) for x in (q, repeat_heads(k, heads), repeat_heads(v, heads))), strict=True
+        )
+        return torch.cat([one_sequence(q_S, k_S, v_S, allowed, extras) for q_S, k_S, v_S in parts], dim=2)
 
     def block_mask(self, allowed: Allowed | None) -> BlockMask:
         """The rule as a FlexAttention mask; one per layer type and batch. Where nothing is shared, tokens whose

@@ -31,7 +31,8 @@ HEAVY = {"torch", "transformers", "peft"}
 LIBRARIES = {
     "jinja2": ["run/report.py"],
     "numpy": ["*"],
-    "peft": ["model/adapt.py", "model/virtual.py"],
+    "bitsandbytes": ["model/quantise.py"],
+    "peft": ["model/tuners.py", "model/virtual.py"],
     "pyarrow": ["data/sources.py"],
     "annotated_types": ["base/*"],
     "pydantic": ["base/*"],

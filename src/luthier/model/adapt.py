@@ -1,7 +1,7 @@
 """Adapters of every kind: add, save, load, merge, and switch between several on one base.
 
-PEFT's kinds are PEFT's own models and folders; virtual tokens get their place in the forest in `virtual.py`;
-bottlenecks are ours (`bottleneck.py`), with the same manners.
+PEFT's kinds are PEFT's own models and folders: those that change layers (`tuners.py`), and virtual tokens, which get
+their place in the forest (`virtual.py`). Bottlenecks are ours (`bottleneck.py`), with the same manners.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.base.errors import UserError
 from luthier.base.files import disk_errors, read_json
 from luthier.base.seeds import seed_for
-from luthier.base.tuning import Adapter, Bottleneck, Lora, PrefixTuning, PromptTuning, PTuning
+from luthier.base.tuning import Adapter, Bottleneck, Ia3, Lora, PrefixTuning, PromptTuning, PTuning
 from luthier.model.bottleneck import (
     CONFIG,
     KIND,
@@ -35,7 +34,9 @@ from luthier.model.bottleneck import (
     write_folder,
 )
 from luthier.model.carried import VIRTUAL, carry
+from luthier.model.quantise import dequantise
 from luthier.model.score import LanguageModel
+from luthier.model.tuners import add_tuner, load_tuner, merge_tuner, restore_tuner, save_tuner
 from luthier.model.verify import TOLERANCE, context_of, difference, own_forward, probe_sequences
 from luthier.model.virtual import (
     add_virtual,
@@ -47,30 +48,6 @@ from luthier.model.virtual import (
     virtual_of,
 )
 from luthier.tokens.pack import forest
-
-
-def rows_of_tokens(core: Any, new_tokens: tuple[int, ...]) -> dict[str, list[int]] | None:
-    """The rows of tokens new to the model, by module: in the embedding, and in a head with weights of its own (a tied
-    head follows by itself; PEFT cannot wrap one with a bias)."""
-    if not new_tokens:
-        return None
-    embedding, head = core.get_input_embeddings(), core.get_output_embeddings()
-    own_head = head.weight is not embedding.weight and head.bias is None
-    wanted = [embedding, head] if own_head else [embedding]
-    return {name: list(new_tokens) for name, m in core.named_modules() if m in wanted}
-
-
-def lora_config(lora: Lora, token_rows: dict[str, list[int]] | None = None) -> LoraConfig:
-    """PEFT's settings for ours. Rows of tokens new to the model are trained too, or they would stay as they began."""
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT only divides it by the rank
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-        trainable_token_indices=token_rows,
-    )
 
 
 def add_adapter(
@@ -91,8 +68,8 @@ def add_adapter(
                 module: Any = add_bottleneck(lm.module, how, name)
             case PromptTuning() | PrefixTuning() | PTuning():
                 module = checked_virtual(lm, how, name, start_ids)
-            case _:
-                module = add_lora(lm, how, name, new_tokens)
+            case Lora() | Ia3():
+                module = add_tuner(lm.module, lm.core, how, name, new_tokens)
     module.train(lm.core.training)  # PEFT's wrapper and its dropout begin in training mode, whatever the model is in
     return replace(lm, module=module)
 
@@ -128,30 +105,13 @@ def cannot(lm: LanguageModel, how: Adapter) -> str:
     return f"adapter.kind: {how.kind}: {kind} does not take it as PEFT's own forward does"
 
 
-def add_lora(lm: LanguageModel, lora: Adapter, name: str, new_tokens: tuple[int, ...]) -> Any:
-    """PEFT's model with a new low-rank adapter."""
-    assert isinstance(lora, Lora)
-    config = lora_config(lora, rows_of_tokens(lm.core, new_tokens))
-    if isinstance(lm.module, PeftModel):
-        lm.module.add_adapter(name, config)
-        module: Any = lm.module
-    else:
-        module = get_peft_model(lm.module, config, adapter_name=name)
-    module.set_adapter(name)
-    return module
-
-
 def save_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
     """A PEFT folder: adapter_config.json and adapter_model.safetensors, directly in `folder`."""
     with disk_errors(folder):
         if isinstance(lm.module, Bottlenecks):
             write_folder(lm.core, name, lm.module.settings[name], folder)
             return
-        lm.module.save_pretrained(folder, selected_adapters=[name])
-        if name != "default":  # PEFT puts a named adapter into a folder of that name
-            for file in (folder / name).iterdir():
-                file.replace(folder / file.name)
-            (folder / name).rmdir()
+        save_tuner(lm.module, name, folder)
 
 
 def checkpoint_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
@@ -170,7 +130,7 @@ def restore_adapter(lm: LanguageModel, name: str, folder: Path) -> None:
     if is_virtual(lm.module):
         restore_encoder(lm.module, name, folder)
         return
-    set_peft_model_state_dict(lm.module, load_peft_weights(str(folder), device=str(lm.device)), adapter_name=name)
+    restore_tuner(lm.module, name, folder, lm.device)
 
 
 def load_adapter(lm: LanguageModel, name: str, folder: Path, trainable: bool = False) -> LanguageModel:
@@ -181,29 +141,24 @@ def load_adapter(lm: LanguageModel, name: str, folder: Path, trainable: bool = F
         module: Any = load_bottleneck(lm.module, name, folder, trainable)
     elif kind in VIRTUAL:
         module = load_virtual(lm.module, name, folder, trainable)
-    elif isinstance(lm.module, PeftModel):
-        lm.module.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-        module = lm.module
     else:
-        module = PeftModel.from_pretrained(lm.module, str(folder), adapter_name=name, is_trainable=trainable)
-    if kind != KIND and kind not in VIRTUAL:
-        module.set_adapter(name, inference_mode=not trainable)
+        module = load_tuner(lm.module, lm.core, name, folder, trainable)
     module.train(was_training)
     return replace(lm, module=module)
 
 
 def merged(lm: LanguageModel) -> LanguageModel:
-    """A copy with the active adapter made part of the model: folded into the weights (W + (α/r)·BA), or carried beside
-    them where it cannot be (`carried.py`)."""
+    """A copy in full precision with the active adapter made part of the model: folded into the weights, or carried
+    beside them where it cannot be (`carried.py`)."""
     if isinstance(lm.module, Bottlenecks) or is_virtual(lm.module):
         core = copy.deepcopy(lm.core)
         with TemporaryDirectory() as folder:
             save_adapter(lm, lm.module.active_adapter, Path(folder))
             drop(core, lm.module.settings if isinstance(lm.module, Bottlenecks) else ())
+            dequantise(core)
             carry(core, Path(folder))
         return replace(lm, module=core)
-    module: Any = copy.deepcopy(lm.module)
-    return replace(lm, module=module.merge_and_unload())
+    return replace(lm, module=merge_tuner(lm.module))
 
 
 @contextmanager

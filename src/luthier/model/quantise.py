@@ -1,0 +1,156 @@
+"""The base in 4 or 8 bits under an adapter, through bitsandbytes. QLoRA: Dettmers et al. 2023; int8: Dettmers et al.
+2022, without its rounding of activations.
+
+Few bits are how the weights are *held*. The arithmetic is that of the dequantised weights, in training and in
+evaluation alike, so the model that is measured, sampled and saved is the one that was trained. Left to itself,
+bitsandbytes rounds differently in evaluation: it repacks 4-bit weights in place on AVX-512 CPUs (bfloat16 kernels, and
+whatever dequantises the weights afterwards reads garbage, without an error), and rounds 8-bit layers' inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
+
+from luthier.base.errors import UserError
+from luthier.base.tuning import Quantize
+
+HELD = {"Linear4bit": "nf4", "Linear8bitLt": "int8"}
+"""bitsandbytes' layers that hold a weight in few bits. PEFT's layers around them have the same names."""
+
+
+def require_bitsandbytes() -> None:
+    """Raises UserError where it is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise UserError('quantize: needs bitsandbytes, which is not installed. pip install "luthier[quant]"')
+
+
+def loading(how: Quantize, device: str) -> dict[str, Any]:
+    """What transformers' `from_pretrained` needs to read each weight straight into few bits on the device: the whole
+    model in full precision is never in memory. Raises UserError without bitsandbytes."""
+    require_bitsandbytes()
+    config = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if how.kind == "int8"
+        else BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=how.double,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every layer that holds its weight in few bits, by name."""
+    for name, layer in module.named_modules():
+        kind = type(layer)  # compared by name, so that a model without any needs no bitsandbytes
+        if kind.__name__ in HELD and kind.__module__.startswith("bitsandbytes."):
+            yield name, layer
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether any layer holds its weight in few bits."""
+    return next(layers(module), None) is not None
+
+
+def settle(module: nn.Module, dtype: torch.dtype) -> None:
+    """Makes every quantised layer compute with its dequantised weight, in `dtype`, whether it trains or not."""
+    for _, layer in layers(module):
+        if HELD[type(layer).__name__] == "nf4":
+            layer.support_avx512bf16_for_cpu = False  # no repacking in evaluation
+            layer.compute_dtype, layer.compute_type_is_set = dtype, True
+        else:
+            if layer.weight.CB is not None:
+                layer.init_8bit_state()
+            layer.register_buffer("scale", layer.state.SCB, persistent=False)  # PEFT loses the others on the way
+            layer.forward = MethodType(int8_forward, layer)
+            layer.product_dtype = dtype
+
+
+def int8_forward(layer: Any, x: Tensor) -> Tensor:
+    """x·Wᵀ + b with W = rows · scale / 127, in the layer's product type; the result is of x's type."""
+    product = Int8Product.apply(x.to(layer.product_dtype), layer.weight.data, layer.scale)
+    out = product if layer.bias is None else product + layer.bias.to(product.dtype)
+    return out.to(x.dtype)
+
+
+class Int8Product(torch.autograd.Function):
+    """x·Wᵀ of which the backward keeps W in 8 bits only, as bitsandbytes does in training on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, scale)
+        return F.linear(x, int8_weight(rows, scale, x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        rows, scale = ctx.saved_tensors
+        return grad @ int8_weight(rows, scale, grad.dtype), None, None
+
+
+def int8_weight(rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """[out, in] 8-bit rows with their largest absolute values [out] as a matrix of `dtype`."""
+    return rows.to(dtype) * (scale / 127).to(dtype).unsqueeze(1)
+
+
+def weight_of(layer: Any) -> Tensor:
+    """A quantised layer's weight [out, in] in float32, as its products use it."""
+    if HELD[type(layer).__name__] == "int8":
+        return int8_weight(layer.weight.data, layer.scale, torch.float32)
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = layer.weight.quant_state
+    # Set by the repacking that `settle` turns off. dequantize_4bit would read such weights in the wrong order.
+    assert not vars(state).get("packing_format_for_cpu"), "4-bit weights were repacked for evaluation"
+    return dequantize_4bit(layer.weight.data, state).float()
+
+
+@torch.no_grad()
+def dequantise(module: Any) -> None:
+    """Turns a model's quantised layers, in place and one by one, into the layers they were made of, with the weights
+    that were computed with."""
+    held = list(layers(module))
+    for name, layer in held:
+        weight = weight_of(layer)
+        if layer.source_cls is Conv1D:  # GPT-2 keeps its weights transposed
+            plain: nn.Module = Conv1D(layer.out_features, layer.in_features)
+            weight = weight.T.contiguous()
+        else:
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        plain.bias = layer.bias
+        module.set_submodule(name, plain.train(layer.training))
+    if held:
+        module.hf_quantizer.remove_quantization_config(module)
+        module.is_loaded_in_4bit = module.is_loaded_in_8bit = False  # PEFT looks here
+
+
+def numbers(module: nn.Module) -> int:
+    """How many numbers a model's weights are; those that are held in few bits count as many as they stand for."""
+    held = {id(layer.weight): layer.in_features * layer.out_features for _, layer in layers(module)}
+    return sum(held.get(id(parameter), parameter.numel()) for parameter in module.parameters())
+
+
+def held_bytes(module: nn.Module) -> int:
+    """Memory that a model's weights take, with the scales of those in few bits."""
+    total = sum(p.numel() * p.element_size() for p in module.parameters())
+    for _, layer in layers(module):
+        if HELD[type(layer).__name__] == "int8":
+            scales = [layer.scale]
+        else:
+            state = layer.weight.quant_state
+            scales = [state.absmax, *([state.state2.absmax] if state.nested else [])]
+        total += sum(s.numel() * s.element_size() for s in scales)
+    return total

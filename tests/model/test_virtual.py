@@ -236,6 +236,7 @@ def test_two_on_one_base_and_none(how, tmp_path):
     lm = load_adapter(lm, "reward", tmp_path / "reward")
     lm.module.set_adapter("policy")
     before = trains(lm)
+    assert before == {"prompt_encoder.policy.embedding.weight"}
     for name in ("policy", "reward", None, "policy"):
         with only(lm, name):
             assert torch.equal(logp(lm), bare if name is None else alone[name])

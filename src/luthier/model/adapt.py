@@ -31,12 +31,13 @@ from luthier.model.bottleneck import (
     drop,
     fill,
     load_bottleneck,
+    on_linear_layers,
     write_folder,
 )
 from luthier.model.carried import VIRTUAL, carry
 from luthier.model.quantise import dequantise
 from luthier.model.score import LanguageModel
-from luthier.model.tuners import add_tuner, load_tuner, merge_tuner, restore_tuner, save_tuner
+from luthier.model.tuners import NEW_TOKENS, add_tuner, load_tuner, merge_tuner, restore_tuner, save_tuner
 from luthier.model.verify import TOLERANCE, context_of, difference, own_forward, probe_sequences
 from luthier.model.virtual import (
     add_virtual,
@@ -61,6 +62,8 @@ def add_adapter(
     """The model with a new adapter, active and the only thing that trains. Its initial weights depend on `seed` only;
     before the first step it changes nothing (Hu et al. 2021: B = 0), unless it is virtual tokens. `start_ids` are the
     tokens that prompt tuning starts from. Raises UserError where the model cannot take it."""
+    if new_tokens and not isinstance(how, Lora):
+        raise UserError(NEW_TOKENS.format(kind=how.kind))
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, f"adapter {name}"))
         match how:
@@ -69,9 +72,25 @@ def add_adapter(
             case PromptTuning() | PrefixTuning() | PTuning():
                 module = checked_virtual(lm, how, name, start_ids)
             case Lora() | Ia3():
+                if on_linear_layers(lm.core):
+                    raise UserError(f"adapter.kind: {how.kind}: {BESIDE.format(kind=lm.core.config.model_type)}")
                 module = add_tuner(lm.module, lm.core, how, name, new_tokens)
     module.train(lm.core.training)  # PEFT's wrapper and its dropout begin in training mode, whatever the model is in
     return replace(lm, module=module)
+
+
+BESIDE = (
+    "the model carries bottlenecks, which sit on linear layers in a {kind}; what is trained beside them there could "
+    "not be merged. Use kind: bottleneck, train all weights, or start (init) from an earlier stage."
+)
+
+
+def takes(lm: LanguageModel, folder: Path) -> bool:
+    """Whether the adapter of a folder can stand beside those that the model has: one kind at a time."""
+    kind = read_json(folder / CONFIG)["peft_type"]
+    if isinstance(lm.module, Bottlenecks):
+        return kind == KIND
+    return lm.module is lm.core or kind == lm.module.peft_type
 
 
 def checked_virtual(

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from luthier.base.errors import UserError
 from luthier.base.tuning import Bottleneck as Settings
@@ -279,6 +280,12 @@ def fix(core: nn.Module, name: str) -> None:
         if name in site.adapters:
             site.fixed = (*site.fixed, name)
             site.adapters[name].requires_grad_(False)
+
+
+def on_linear_layers(core: nn.Module) -> list[str]:
+    """Where adapters sit on the output of one linear layer. What changes that layer's weights beside it (LoRA) would
+    act after the adapter, and before it once merged."""
+    return [place for place in sites(core) if isinstance(core.get_submodule(place), nn.Linear | Conv1D)]
 
 
 def drop(core: nn.Module, names: Iterable[str]) -> None:

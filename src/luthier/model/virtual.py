@@ -178,7 +178,9 @@ def add_virtual(
         with torch.no_grad():
             weight = encoder.embedding.weight
             weight.copy_(core.get_input_embeddings()(torch.tensor(ids_K, device=weight.device)))
-    activate(module, name, trainable=True)
+    module.set_adapter(name)
+    for other, one in module.prompt_encoder.items():  # PEFT leaves the gradients of the others on
+        one.requires_grad_(other == name)
     return module
 
 
@@ -191,15 +193,9 @@ def load_virtual(module: Any, name: str, folder: Path, trainable: bool) -> PeftM
             module.load_adapter(str(folder), adapter_name=name)
         else:
             module = PeftModel.from_pretrained(module, str(folder), adapter_name=name)
-    activate(module, name, trainable)
-    return module
-
-
-def activate(module: Any, name: str, trainable: bool) -> None:
-    """Makes one adapter's tokens stand, and train or not; PEFT leaves the gradients of the others on."""
     module.set_adapter(name)
-    for other, encoder in module.prompt_encoder.items():
-        encoder.requires_grad_(other == name and trainable)
+    module.prompt_encoder[name].requires_grad_(trainable)
+    return module
 
 
 def save_encoder(module: Any, name: str, folder: Path) -> None:

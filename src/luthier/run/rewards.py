@@ -21,7 +21,7 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.files import hash_of, hash_path
 from luthier.base.nouns import Chat, Sample
 from luthier.base.recipe import Recipe
-from luthier.model.adapt import load_adapter, only
+from luthier.model.adapt import load_adapter, only, takes
 from luthier.model.heads import load_head, sequence_scores
 from luthier.model.load import load_folder
 from luthier.model.roles import Role, evaluating
@@ -105,7 +105,7 @@ def scorer_of(context: Context, reward: StageFolder, policy: LanguageModel, star
     scorer = reward.path / "scorer"
     head = load_head(scorer / "head.safetensors", policy.core.config.hidden_size, policy.device)
     adapted, base = (scorer / "adapter_config.json").exists(), reward.record.get("shared_with")
-    if adapted and base == start.hash and policy.module is not policy.core:
+    if adapted and base == start.hash and policy.module is not policy.core and takes(policy, scorer):
         trained = policy.module.active_adapter
         load_adapter(policy, adapter, scorer)
         policy.module.set_adapter(trained)

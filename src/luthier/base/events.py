@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from luthier.base.files import disk_errors, write_text
+from luthier.base.files import disk_errors, only_reads, write_text
 
 Event = dict[str, Any]
 Watcher = Callable[[Event], None]
@@ -30,6 +30,8 @@ class EventLog:
     """Appends events to a file and shows each to the watchers. Owns the file handle."""
 
     def __init__(self, path: Path, watchers: tuple[Watcher, ...] = ()) -> None:
+        if only_reads():  # another process of this run tells the story
+            path, watchers = Path(os.devnull), ()
         self.path, self.watchers = path, watchers
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,8 @@ class EventLog:
 
     def rewind(self, step: int) -> None:
         """Forgets what was told after `step` (-1: of all steps): the run is about to live it again."""
+        if only_reads():
+            return
         self.file.close()
         kept = [e for e in read_events(self.path) if e.get("step", step) <= step]
         write_text(self.path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))

@@ -6,12 +6,27 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from luthier.base.errors import RunError
+
+_reading = threading.Event()
+
+
+def only_read() -> None:
+    """From here on this process writes no file of a run, whoever asks: another process of the same run does. What is
+    made in a `new_folder` goes to a place that nobody sees."""
+    _reading.set()
+
+
+def only_reads() -> bool:
+    """Whether `only_read` was called."""
+    return _reading.is_set()
 
 
 @contextmanager
@@ -34,6 +49,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomic and durable: after a crash the file holds the old content or the new, never a part."""
+    if only_reads():
+        return
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -67,6 +84,10 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder beside `path` to fill; renames it to `path` when the block ends well, removes it when not.
     An existing `path` is replaced."""
+    if only_reads():
+        with tempfile.TemporaryDirectory() as unseen:
+            yield Path(unseen)
+        return
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -2,7 +2,8 @@
 
 Special tokens and what each means, here and in every folder that is saved:
 `<|endoftext|>` begins and ends a document (bos and eos), `<|pad|>` fills and is never supervised (it is its own
-token, so that masking it can never mask an end), `<|im_start|>` and `<|im_end|>` begin and end a turn.
+token, so that masking it can never mask an end), `<|im_start|>` and `<|im_end|>` begin and end a turn. An encoder's are
+BERT's: `[CLS]` and `[SEP]` around every text, `[MASK]` where a token is hidden, `[PAD]`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ DOCUMENT = "<|endoftext|>"
 PAD = "<|pad|>"
 TURN, TURN_END = "<|im_start|>", "<|im_end|>"
 SPECIAL = (DOCUMENT, PAD, TURN, TURN_END)
+OF_ENCODERS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 BYTES = 256
 
 # The answer is trimmed and nothing else is: a leading newline would merge with the one before it into a token that
@@ -57,27 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
     """
     from transformers import PreTrainedTokenizerFast
 
-    if vocab < BYTES + len(SPECIAL):
-        raise UserError(
-            f"base.fresh.vocab: {vocab} is too small for {BYTES} bytes and {len(SPECIAL)} special tokens. "
-            f"Use {BYTES + len(SPECIAL)} or more."
-        )
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\n"), "isolated"),
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # every byte, seen or not: nothing is unknown
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe = train_bpe(texts, vocab, list(SPECIAL))
     # The tokenizer itself puts the document token first, so that other programs begin a text as training did.
     bpe.post_processor = processors.TemplateProcessing(
         single=f"{DOCUMENT} $A",
@@ -91,6 +73,55 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
         pad_token=PAD,
         clean_up_tokenization_spaces=False,
     )
+
+
+def train_encoder_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
+    """The same for an encoder: `[CLS] text [SEP]`, or `[CLS] text [SEP] other [SEP]`. The mask token takes the space
+    before it, as RoBERTa's does, for the hidden token brings its own. Raises UserError as `train_tokenizer`."""
+    from transformers import PreTrainedTokenizerFast
+
+    pad, first, behind, mask = OF_ENCODERS
+    special = [AddedToken(token, special=True, lstrip=token == mask) for token in OF_ENCODERS]
+    bpe = train_bpe(texts, vocab, special)
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {behind}",
+        pair=f"{first} $A {behind} $B:1 {behind}:1",
+        special_tokens=[(token, bpe.token_to_id(token)) for token in (first, behind)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=pad,
+        cls_token=first,
+        sep_token=behind,
+        mask_token=special[OF_ENCODERS.index(mask)],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_bpe(texts: Iterable[str], vocab: int, special: list[Any]) -> Tokenizer:
+    """Byte-level BPE with these special tokens first."""
+    if vocab < BYTES + len(special):
+        raise UserError(
+            f"base.fresh.vocab: {vocab} is too small for {BYTES} bytes and {len(special)} special tokens. "
+            f"Use {BYTES + len(special)} or more."
+        )
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\n"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # every byte, seen or not: nothing is unknown
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return bpe
 
 
 def ensure_chat_template(tokenizer: Any) -> bool:

@@ -20,7 +20,9 @@ from luthier.base.errors import UserError
 from luthier.base.files import disk_errors
 from luthier.base.recipe import Base, Fresh
 from luthier.base.seeds import seed_for
+from luthier.base.tuning import Quantize
 from luthier.model.carried import VIRTUAL, bare, kinds, load_carried, save_carried
+from luthier.model.quantise import is_quantised, loading, settle
 from luthier.model.score import LanguageModel
 from luthier.model.verify import LoadCheck, choose_layout, context_of
 from luthier.model.virtual import rows_refused, virtual_of
@@ -75,14 +77,16 @@ def fresh_model(fresh: Fresh, tokenizer: Any, seed: int) -> LlamaForCausalLM:
 
 
 def wrap(module: torch.nn.Module, tokenizer: Any, device: str, dtype: torch.dtype) -> Loaded:
-    """Checks the model's layout and moves it to the device."""
-    lm, check = choose_layout(module.to(device), dtype)
+    """Checks the model's layout and moves it to the device; a quantised one is there already."""
+    settle(module, torch.float32)  # the check compares in full precision
+    lm, check = choose_layout(module if is_quantised(module) else module.to(device), dtype)
+    settle(module, dtype)
     ends = lm.core.generation_config.eos_token_id if lm.core.generation_config else None
     return Loaded(lm, tokenizer, check, tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,))
 
 
-def load_model(base: Base, root: Path, device: str) -> Loaded:
-    """A causal language model and its tokenizer from a local folder or a hub.
+def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = None) -> Loaded:
+    """A causal language model and its tokenizer from a local folder or a hub; its base in few bits, if asked.
 
     Raises UserError: folder missing, without weights or with spoilt or incomplete ones, pickled weights not allowed,
     code not trusted, not a causal model, or a hub that cannot be reached.
@@ -95,7 +99,8 @@ def load_model(base: Base, root: Path, device: str) -> Loaded:
     elif base.model.startswith((".", "/", "~")) or len(Path(base.model).parts) > 2:
         raise UserError(f"base.model: {base.model}: no such folder. Give a folder with config.json, or a hub id.")
     where = str(folder) if local else base.model
-    options = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
+    options: dict[str, Any] = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
+    bits = loading(quantize, device) if quantize is not None else {}
     try:
         # dtype float32: weights are trained in full precision; the arithmetic is chosen by autocast.
         read: Any = AutoModelForCausalLM.from_pretrained(
@@ -103,6 +108,7 @@ def load_model(base: Base, root: Path, device: str) -> Loaded:
             dtype=torch.float32,
             use_safetensors=None if base.allow_pickle else True,
             output_loading_info=True,
+            **bits,
             **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
@@ -125,6 +131,8 @@ def load_model(base: Base, root: Path, device: str) -> Loaded:
 
 def check_folder(folder: Path, base: Base) -> None:
     """The plain reasons for which a folder cannot be loaded, before a library says them at length."""
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise UserError(f"base.model: {folder}: is an adapter, without its model. Merge the two, or give the model.")
     if not (folder / "config.json").is_file():
         raise UserError(f"base.model: {folder}: no config.json. Give a folder in the Hugging Face layout.")
     if any(folder.glob("*.safetensors")):
@@ -173,9 +181,10 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def load_folder(folder: Path, device: str, dtype: torch.dtype) -> Loaded:
-    """A model that luthier saved, with what it carries."""
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+def load_folder(folder: Path, device: str, dtype: torch.dtype, quantize: Quantize | None = None) -> Loaded:
+    """A model that luthier saved, with what it carries; its base in few bits, if asked."""
+    bits = loading(quantize, device) if quantize is not None else {}
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **bits)
     return with_carried(wrap(module, load_tokenizer(folder), device, dtype), folder)
 
 

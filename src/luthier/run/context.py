@@ -19,6 +19,7 @@ from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.probes import AnswersProbe
 from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
+from luthier.base.tuning import Quantize
 from luthier.data.dataset import Dataset, read_dataset
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
 from luthier.run.kept import kept_dataset
@@ -97,11 +98,11 @@ class Context:
             return self.models[init]
         return list(self.models.values())[-1] if self.models else None
 
-    def load(self, ref: ModelRef) -> Loaded:
-        """The model, checked and on the device."""
+    def load(self, ref: ModelRef, quantize: Quantize | None = None) -> Loaded:
+        """The model, checked and on the device; in few bits, if asked."""
         if ref.folder is None:
-            return load_model(self.recipe.base, self.root, self.device)
-        return load_folder(ref.folder, self.device, self.dtype)
+            return load_model(self.recipe.base, self.root, self.device, quantize)
+        return load_folder(ref.folder, self.device, self.dtype, quantize)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from luthier.base import alignment as a
 from luthier.base import recipe as r
+from luthier.base.adapters import check_adapters
 from luthier.base.errors import did_you_mean
 from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
@@ -27,7 +28,7 @@ WRITES_TEXT = ("pretrain", "sft", "ppo", "dpo", "orpo", "simpo", "kto", "grpo")
 def crosscheck(recipe: r.Recipe) -> list[Problem]:
     """Every contradiction in a recipe whose settings are each valid by themselves."""
     found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
-    return [*found, *check_objective(recipe)]
+    return [*found, *check_objective(recipe), *check_adapters(recipe)]
 
 
 def stage_name(stage: r.Stage) -> str:

@@ -11,7 +11,7 @@ from luthier.base.files import read_json
 from run.small import finish, kill_at, results, small_world, stage_folders, start_small
 
 pytestmark = pytest.mark.xdist_group("small road")
-STEPS = {"pretrain": 8, "sft": 14, "reward": 7, "ppo": 16}
+STEPS = {"pretrain": 8, "sft": 14, "reward": 6, "ppo": 16}
 """Of the small recipe, which makes a checkpoint every second step (ppo: after every rollout of four)."""
 
 

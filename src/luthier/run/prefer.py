@@ -58,13 +58,15 @@ def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
 def rated_pairs(
     context: Context, folder: StageFolder, stage: Prefer, data: Dataset, log: EventLog
 ) -> tuple[list[list[Pair]], dict[str, Any]]:
-    """Samples answers, scores them with the rater, and forms pairs; prompts are split into trained and held-out."""
+    """Samples answers, scores them with the rater, and forms pairs; prompts are split into trained and held-out. What
+    the source holds out stays so: pairs are also trained on by stages that write (dpo, kto)."""
     start = context.start(stage.init)
     assert start is not None and stage.rater is not None
     rate: Rater = load_function(stage.rater, context.root)
     loaded = context.load(start)
     renderer = renderer_of(loaded)
     prompts = asked_prompts(data.train + data.heldout)
+    kept_out = {chat.prompt for chat in asked_prompts(data.heldout)}
     ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
     how = Sampling(stage.max_new_tokens, stage.temperature, seed=context.seed(folder))
     began = time.monotonic()
@@ -81,7 +83,8 @@ def rated_pairs(
     for chat, group in zip(prompts, groups, strict=True):
         share = int(hash_of([m.content for m in chat.prompt])[:8], 16) / 2**32
         drawn = random.Random(seed_for(context.seed(folder), f"pairs {chat.origin}"))
-        sides[share < stage.heldout] += choose_pairs(chat, [s.text.strip() for s in group], rate, stage, drawn)
+        held = share < stage.heldout or chat.prompt in kept_out
+        sides[held] += choose_pairs(chat, [s.text.strip() for s in group], rate, stage, drawn)
     seconds = time.monotonic() - began
     noise = random.Random(seed_for(context.seed(folder), "noise"))
     sides = [with_noise(side, stage.noise, noise) for side in sides]

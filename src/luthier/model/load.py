@@ -9,8 +9,12 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -22,6 +26,7 @@ from luthier.base.recipe import Base, Fresh
 from luthier.base.seeds import seed_for
 from luthier.base.tuning import Quantize
 from luthier.model.carried import VIRTUAL, bare, kinds, load_carried, save_carried
+from luthier.model.encoders import CLASS, first_position, is_encoder
 from luthier.model.quantise import is_quantised, loading, settle
 from luthier.model.score import LanguageModel
 from luthier.model.verify import LoadCheck, choose_layout, context_of
@@ -44,7 +49,8 @@ class Loaded:
     @property
     def context(self) -> int:
         """Longest sequence in tokens, after the virtual ones."""
-        return context_of(self.lm.core.config.to_dict()) - virtual_of(self.lm.module, self.lm.core).size
+        before = virtual_of(self.lm.module, self.lm.core).size + first_position(self.lm.core)
+        return context_of(self.lm.core.config.to_dict()) - before
 
 
 def compute_dtype(asked: str, device: str) -> torch.dtype:
@@ -54,8 +60,10 @@ def compute_dtype(asked: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def fresh_model(fresh: Fresh, tokenizer: Any, seed: int) -> LlamaForCausalLM:
-    """A Llama-shaped model with random weights. Weights are a function of the seed alone."""
+def fresh_model(fresh: Fresh, tokenizer: Any, seed: int) -> LlamaForCausalLM | BertForMaskedLM:
+    """A Llama-shaped model with random weights, or a BERT-shaped one. Weights are a function of the seed alone."""
+    if fresh.shape == "encoder":
+        return fresh_encoder(fresh, tokenizer, seed)
     ffn = fresh.ffn or -(-fresh.width * 8 // 3 // 16) * 16
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -76,20 +84,42 @@ def fresh_model(fresh: Fresh, tokenizer: Any, seed: int) -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
+def fresh_encoder(fresh: Fresh, tokenizer: Any, seed: int) -> BertForMaskedLM:
+    """A BERT-shaped model with random weights and, as ModernBERT and our Llama, no dropout: every pass over the text
+    hides other tokens, which is noise enough."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=fresh.width,
+        intermediate_size=fresh.ffn or 4 * fresh.width,
+        num_hidden_layers=fresh.layers,
+        num_attention_heads=fresh.heads,
+        max_position_embeddings=fresh.context,
+        tie_word_embeddings=fresh.tie_embeddings,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=fresh.width**-0.5 / 2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, "weights"))
+        return BertForMaskedLM(config)
+
+
 def wrap(module: torch.nn.Module, tokenizer: Any, device: str, dtype: torch.dtype) -> Loaded:
     """Checks the model's layout and moves it to the device; a quantised one is there already."""
     settle(module, torch.float32)  # the check compares in full precision
     lm, check = choose_layout(module if is_quantised(module) else module.to(device), dtype)
     settle(module, dtype)
-    ends = lm.core.generation_config.eos_token_id if lm.core.generation_config else None
+    ends = lm.core.generation_config.eos_token_id if lm.core.can_generate() and lm.core.generation_config else None
     return Loaded(lm, tokenizer, check, tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,))
 
 
 def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = None) -> Loaded:
-    """A causal language model and its tokenizer from a local folder or a hub; its base in few bits, if asked.
+    """A causal language model, or a masked one, and its tokenizer from a local folder or a hub; its base in few bits,
+    if asked.
 
     Raises UserError: folder missing, without weights or with spoilt or incomplete ones, pickled weights not allowed,
-    code not trusted, not a causal model, or a hub that cannot be reached.
+    code not trusted, a model of the other kind, or a hub that cannot be reached.
     """
     assert base.model is not None
     folder = (root / base.model).expanduser()
@@ -102,8 +132,9 @@ def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = 
     options: dict[str, Any] = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
     bits = loading(quantize, device) if quantize is not None else {}
     try:
+        refuse_other_kind(base, AutoConfig.from_pretrained(where, **options), masked)
         # dtype float32: weights are trained in full precision; the arithmetic is chosen by autocast.
-        read: Any = AutoModelForCausalLM.from_pretrained(
+        read: Any = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_pretrained(
             where,
             dtype=torch.float32,
             use_safetensors=None if base.allow_pickle else True,
@@ -112,13 +143,15 @@ def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = 
             **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except UserError:
+        raise
     except Exception as error:  # a foreign config, file or code may fail in any way, and each is reported
         raise UserError(load_problem(base, local, error)) from error
     module, found = read
     if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers and goes on
         raise UserError(
             f"base.model: {base.model}: its files lack {len(missing)} of the model's tensors ({missing[0]}, ...). "
-            "Copy all of its files, of a causal language model."
+            f"Copy all of its files, of a {'masked' if masked else 'causal'} language model."
         )
     if base.chat_template is not None:
         template = (root / base.chat_template).expanduser()
@@ -127,6 +160,27 @@ def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = 
         tokenizer.chat_template = template.read_text()
     loaded = wrap(module, tokenizer, device, compute_dtype(base.dtype, device))
     return with_carried(loaded, folder) if local else loaded
+
+
+def refuse_other_kind(base: Base, config: Any, masked: bool) -> None:
+    """Raises UserError for an encoder where a model is to write, and for a decoder where masks are to be filled:
+    transformers would load some of either with weights missing, or attending to the wrong side."""
+    if masked and not is_encoder(config):
+        raise UserError(
+            f"base.model: {base.model}: {config.model_type} is no encoder: it sees one side of a hidden token only. "
+            "Use objective: causal, or an encoder (BERT, RoBERTa, ModernBERT, DistilBERT, ELECTRA)."
+        )
+    if not masked and is_encoder(config):
+        raise UserError(
+            f"base.model: {base.model}: {config.model_type} is an encoder: it fills masks and cannot write. Train it "
+            "with kind: pretrain and objective: masked, or start from a decoder (Llama, Qwen, Gemma)."
+        )
+
+
+def model_class(folder: Path) -> Any:
+    """What loads a model that luthier saved: its config names the class."""
+    classes = AutoConfig.from_pretrained(folder).architectures or [""]
+    return AutoModelForMaskedLM if classes[0].endswith(CLASS) else AutoModelForCausalLM
 
 
 def check_folder(folder: Path, base: Base) -> None:
@@ -184,7 +238,7 @@ def load_tokenizer(folder: Path) -> Any:
 def load_folder(folder: Path, device: str, dtype: torch.dtype, quantize: Quantize | None = None) -> Loaded:
     """A model that luthier saved, with what it carries; its base in few bits, if asked."""
     bits = loading(quantize, device) if quantize is not None else {}
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **bits)
+    module = model_class(folder).from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **bits)
     return with_carried(wrap(module, load_tokenizer(folder), device, dtype), folder)
 
 

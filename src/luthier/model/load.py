@@ -114,7 +114,7 @@ def wrap(module: torch.nn.Module, tokenizer: Any, device: str, dtype: torch.dtyp
     return Loaded(lm, tokenizer, check, tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,))
 
 
-def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = None) -> Loaded:
+def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = None, masked: bool = False) -> Loaded:
     """A causal language model, or a masked one, and its tokenizer from a local folder or a hub; its base in few bits,
     if asked.
 

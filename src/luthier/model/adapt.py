@@ -184,15 +184,24 @@ def merged(lm: LanguageModel) -> LanguageModel:
 def only(lm: LanguageModel, name: str | None) -> Iterator[LanguageModel]:
     """Inside this block the model runs with one adapter (None: the bare base), and nothing is trained."""
     module: Any = lm.module
-    before = module.active_adapter
-    training = {n for n, p in module.named_parameters() if p.requires_grad}
-    try:
+    with unchanged(lm):
         if name is None:
             with module.disable_adapter():
                 yield lm
         else:
             module.set_adapter(name)
             yield lm
+
+
+@contextmanager
+def unchanged(lm: LanguageModel) -> Iterator[None]:
+    """Whatever adapters are switched or loaded inside this block, afterwards the same one acts and the same weights
+    train."""
+    module: Any = lm.module
+    before = module.active_adapter
+    training = {n for n, p in module.named_parameters() if p.requires_grad}
+    try:
+        yield
     finally:
         module.set_adapter(before)
         # PEFT turns gradients on for the active adapter and off for others: put back what was.

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.base.errors import UserError
 from luthier.base.tuning import Bottleneck as Settings
+from luthier.model.blocks import blocks
 
 KIND = "BOTTLENECK"
 """`peft_type` in the folder's adapter_config.json. PEFT has no such type, and says so when it is given the folder."""
@@ -100,14 +101,6 @@ def site_on(module: nn.Module) -> Site:
     return site
 
 
-def blocks(core: Any) -> dict[str, nn.Module]:
-    """The model's blocks by name: the first list of as many modules as the model has layers. Raises UserError."""
-    for name, module in core.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == core.config.num_hidden_layers:
-            return {f"{name}.{i}": block for i, block in enumerate(module)}
-    raise UserError(f"adapter.kind: bottleneck: {does_not_fit(core)} has no numbered list of blocks. {INSTEAD}")
-
-
 INSTEAD = "Use kind: lora, which goes by linear layers."
 
 
@@ -124,6 +117,8 @@ def places(core: Any, placement: str) -> dict[str, nn.Module]:
     if placement == "pfeiffer":
         del wanted["attention"]
     found: dict[str, nn.Module] = {}
+    if not blocks(core):
+        raise UserError(f"adapter.kind: bottleneck: {does_not_fit(core)} has no numbered list of blocks. {INSTEAD}")
     for block_name, block in blocks(core).items():
         parts = dict(block.named_modules())
         for what, names in wanted.items():

@@ -64,6 +64,14 @@ def is_quantised(module: nn.Module) -> bool:
     return next(layers(module), None) is not None
 
 
+def held_as(module: nn.Module) -> Quantize | None:
+    """How a model's base is held; None: in full precision."""
+    layer = next((layer for _, layer in layers(module)), None)
+    if layer is None or HELD[type(layer).__name__] == "int8":
+        return None if layer is None else Quantize(kind="int8")
+    return Quantize(kind="nf4", double=bool(layer.weight.quant_state.nested))
+
+
 def settle(module: nn.Module, dtype: torch.dtype) -> None:
     """Makes every quantised layer compute with its dequantised weight, in `dtype`, whether it trains or not."""
     for _, layer in layers(module):

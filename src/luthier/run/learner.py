@@ -13,6 +13,7 @@ from luthier.base.files import new_folder
 from luthier.base.recipe import Pretrain, Sft
 from luthier.base.tuning import PromptTuning, Training
 from luthier.model.adapt import add_adapter, checkpoint_adapter, restore_adapter
+from luthier.model.freeze import freeze
 from luthier.model.load import Loaded, add_chat_template, fresh_model, load_folder, load_tokenizer, save_model, wrap
 from luthier.model.score import LanguageModel
 from luthier.run.context import Context, renderer_of, texts
@@ -40,7 +41,7 @@ def learner_for(context: Context, folder: StageFolder, stage: Pretrain | Sft) ->
     """The model to train on text: loaded or fresh, with a chat template if conversations come."""
     start = context.start(stage.init)
     if start is not None:
-        loaded = context.load(start)
+        loaded = context.load(start, stage.quantize)
     else:
         assert context.recipe.base.fresh is not None
         tokenizer = new_tokenizer(context, folder, stage)
@@ -54,7 +55,7 @@ def started(context: Context, folder: StageFolder, stage: Training, adapter: str
     """The model that an earlier stage made, about to be trained further."""
     start = context.start(stage.init)
     assert start is not None
-    return as_learner(context, folder, stage, context.load(start), adapter)
+    return as_learner(context, folder, stage, context.load(start, stage.quantize), adapter)
 
 
 def as_learner(
@@ -65,16 +66,20 @@ def as_learner(
     adapter: str,
     new_tokens: tuple[int, ...] = (),
 ) -> Learner:
-    """A loaded model as what the stage trains. `new_tokens` are ids that the model did not know before."""
+    """A loaded model as what the stage trains. `new_tokens` are ids that the model did not know before. Raises
+    UserError where the model cannot be trained like this."""
     lm, renderer = loaded.lm, renderer_of(loaded)
     if stage.gradient_checkpointing:
         lm.core.gradient_checkpointing_enable({"use_reentrant": False})
     if stage.adapter is None:
+        if stage.freeze is not None:
+            freeze(lm, stage.freeze)
         return Learner(loaded, lm, renderer, full_weights(lm, loaded.tokenizer), adapter=None)
-    lm.core.enable_input_require_grads()  # gradient checkpointing needs an input that has a gradient
     start = stage.adapter.start if isinstance(stage.adapter, PromptTuning) else None
     start_ids = loaded.tokenizer.encode(start, add_special_tokens=False) if start else ()
     lm = add_adapter(lm, stage.adapter, adapter, context.seed(folder), new_tokens, start_ids)
+    if stage.freeze is not None:
+        freeze(lm, stage.freeze)
     weights = Weights(
         lambda path: checkpoint_adapter(lm, adapter, path), lambda path: restore_adapter(lm, adapter, path)
     )

@@ -46,7 +46,7 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
     """Roles, guards, training, certificate, saved model."""
     start = context.start(stage.init)
     assert start is not None
-    learner, roles = cast(context, folder, stage, reward, context.load(start))
+    learner, roles = cast(context, folder, stage, reward, context.load(start, stage.quantize))
     renderer = learner.renderer
     apart = "policy, reference and reward each have" if learner.adapter is None else "policy and reward each have"
     whole = "policy, reference, reward and value share one set of base weights"

@@ -21,9 +21,11 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.files import hash_of, hash_path
 from luthier.base.nouns import Chat, Sample
 from luthier.base.recipe import Recipe
-from luthier.model.adapt import load_adapter, only, takes
+from luthier.base.tuning import Quantize
+from luthier.model.adapt import load_adapter, only, takes, unchanged
 from luthier.model.heads import load_head, sequence_scores
 from luthier.model.load import load_folder
+from luthier.model.quantise import held_as
 from luthier.model.roles import Role, evaluating
 from luthier.model.score import LanguageModel
 from luthier.run.context import Context, ModelRef
@@ -105,13 +107,15 @@ def scorer_of(context: Context, reward: StageFolder, policy: LanguageModel, star
     scorer = reward.path / "scorer"
     head = load_head(scorer / "head.safetensors", policy.core.config.hidden_size, policy.device)
     adapted, base = (scorer / "adapter_config.json").exists(), reward.record.get("shared_with")
-    if adapted and base == start.hash and policy.module is not policy.core and takes(policy, scorer):
-        trained = policy.module.active_adapter
-        load_adapter(policy, adapter, scorer)
-        policy.module.set_adapter(trained)
+    asked = reward.record["settings"]["quantize"]
+    bits = Quantize(**asked) if asked else None
+    same_base = base == start.hash and bits == held_as(policy.core)
+    if adapted and same_base and policy.module is not policy.core and takes(policy, scorer):
+        with unchanged(policy):
+            load_adapter(policy, adapter, scorer)
         return Scorer(lambda: only(policy, adapter), head, shared=True)
     if adapted:
-        lm = load_adapter(context.load(reward_base(context, reward)).lm, adapter, scorer)
+        lm = load_adapter(context.load(reward_base(context, reward), bits).lm, adapter, scorer)
     else:
         lm = load_folder(scorer, context.device, context.dtype).lm
     lm.module.requires_grad_(False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from luthier.base.errors import UserError
 from luthier.base.nouns import Sample, Tokens
 from luthier.model.attention import DecodePlan, ForestPlan, using
 from luthier.model.score import LanguageModel, logits_of
@@ -131,8 +132,13 @@ def sample(
 
     A row ends at the first of `end_ids`, which stays its last id, or at `max_new_tokens`. `logps` are log-probs in
     nats under softmax(logits / temperature) (temperature 1 when greedy). At most `max_rows` rows grow at once;
-    `progress` hears how many are done. Raises ValueError on an empty prompt.
+    `progress` hears how many are done. Raises ValueError on an empty prompt, UserError for an encoder.
     """
+    if lm.encoder is not None:
+        raise UserError(
+            f"{type(lm.core).__name__} is an encoder: it fills masks and cannot write. Ask it with fill_mask or "
+            "`luthier chat`, or give a decoder (Llama, Qwen, Gemma)."
+        )
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("an empty prompt has nothing to predict from")
     was_training = lm.module.training

@@ -16,6 +16,7 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path
 from luthier.base.nouns import Chat, Example, Pair, Text
+from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe
 from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
@@ -101,7 +102,7 @@ class Context:
     def load(self, ref: ModelRef, quantize: Quantize | None = None) -> Loaded:
         """The model, checked and on the device; in few bits, if asked."""
         if ref.folder is None:
-            return load_model(self.recipe.base, self.root, self.device, quantize)
+            return load_model(self.recipe.base, self.root, self.device, quantize, is_masked(self.recipe))
         return load_folder(ref.folder, self.device, self.dtype, quantize)
 
     @property

@@ -19,7 +19,7 @@ from luthier.model.score import LanguageModel
 from luthier.run.context import Context, renderer_of, texts
 from luthier.run.memo import StageFolder
 from luthier.tokens.render import Renderer
-from luthier.tokens.tokenizer import train_tokenizer
+from luthier.tokens.tokenizer import train_encoder_tokenizer, train_tokenizer
 from luthier.train.checkpoint import Weights
 
 ADAPTER = "policy"
@@ -108,5 +108,6 @@ def new_tokenizer(context: Context, folder: StageFolder, stage: Pretrain | Sft) 
         if not documents:
             raise RunError(f"{folder.name}: no documents to train a tokenizer on. Give a source of texts.")
         with new_folder(kept) as path:
-            train_tokenizer(documents, fresh.vocab).save_pretrained(path)
+            train = train_encoder_tokenizer if fresh.shape == "encoder" else train_tokenizer
+            train(documents, fresh.vocab).save_pretrained(path)
     return load_tokenizer(kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -151,10 +151,22 @@ def nodes(end_T: Tensor) -> list[Node]:
     return found
 
 
-def split_by_tokens(sequences: Sequence[Tokens], limit: int) -> list[list[Tokens]]:
+class Sized(Protocol):
+    """Anything that takes up tokens."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """They."""
+        ...
+
+
+Row = TypeVar("Row", bound=Sized)
+
+
+def split_by_tokens(sequences: Sequence[Row], limit: int) -> list[list[Row]]:
     """Cuts a list of sequences, in order, into runs of at most `limit` tokens (a longer one stands alone).
     Prefixes shared between runs are lost, not wrong."""
-    runs: list[list[Tokens]] = []
+    runs: list[list[Row]] = []
     size = 0
     for sequence in sequences:
         if not runs or size + len(sequence.ids) > limit:

@@ -12,7 +12,7 @@ from luthier.base.errors import RunError
 from luthier.base.files import new_folder
 from luthier.base.recipe import Pretrain, Sft
 from luthier.base.tuning import PromptTuning, Training
-from luthier.model.adapt import add_adapter, checkpoint_adapter, restore_adapter
+from luthier.model.adapt import add_adapter, checkpoint_adapter, restore_adapter, trainable
 from luthier.model.freeze import freeze
 from luthier.model.load import Loaded, add_chat_template, fresh_model, load_folder, load_tokenizer, save_model, wrap
 from luthier.model.score import LanguageModel
@@ -81,7 +81,9 @@ def as_learner(
     if stage.freeze is not None:
         freeze(lm, stage.freeze)
     weights = Weights(
-        lambda path: checkpoint_adapter(lm, adapter, path), lambda path: restore_adapter(lm, adapter, path)
+        lambda path: checkpoint_adapter(lm, adapter, path),
+        lambda path: restore_adapter(lm, adapter, path),
+        sum(p.numel() for p in trainable(lm.module).values()),
     )
     return Learner(replace(loaded, lm=lm), lm, renderer, weights, adapter=adapter)
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ from luthier.base.events import EventLog, Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path, read_json, write_json
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
+
+
+def extras(settings: dict[str, Any]) -> dict[str, str]:
+    """Versions of the optional libraries that a stage's settings ask for, where they are installed."""
+    asked = settings.get("quantize") is not None or settings.get("optimizer") == "adamw8bit"
+    return {"bitsandbytes": version("bitsandbytes")} if asked and find_spec("bitsandbytes") else {}
 
 
 @cache
@@ -136,7 +143,7 @@ class StageFolder:
             "done": done,
             "settings": self.settings,
             "inputs": self.inputs,
-            "versions": versions(),
+            "versions": versions() | extras(self.settings),
             "code": code_hash(),
             "hardware": hardware(self.device),
             "seconds": round(self.seconds_before + time.monotonic() - self.began, 3),
@@ -174,7 +181,7 @@ def stage_folder(
             "seed": seed,
             "device": device,
             "threads": torch.get_num_threads(),
-            "versions": versions(),
+            "versions": versions() | extras(settings),
             "code": code_hash(),
         }
     )

@@ -158,9 +158,10 @@ def packed_is_unpacked(lm: LanguageModel, sequences: Sequence[Tokens], sample: i
     return Guard("packed = unpacked", True, f"largest difference {gap:.1g} nats on {len(looked)} rows")
 
 
-def disk(folder: Path, parameters: int, trained: int, keeps: int = 3) -> Guard:
-    """Enough room for the checkpoints: all weights, and two moments of what trains, in float32."""
-    need = keeps * 4 * (parameters + 2 * trained)
+def disk(folder: Path, parameters: int, trained: int, result: int = 0, keeps: int = 3) -> Guard:
+    """Enough room for the checkpoints (the weights in them, and two moments of what trains) and for the result, whose
+    numbers are given, in float32."""
+    need = 4 * (keeps * (parameters + 2 * trained) + result)
     free = shutil.disk_usage(folder).free
     if not os.access(folder, os.W_OK):
         return Guard("disk", False, f"{folder} cannot be written to. Choose another `out`.")
@@ -168,8 +169,8 @@ def disk(folder: Path, parameters: int, trained: int, keeps: int = 3) -> Guard:
         return Guard(
             "disk",
             False,
-            f"checkpoints need about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free under {folder}. Free "
-            "some, or choose another `out`.",
+            f"checkpoints and result need about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free under {folder}. "
+            "Free some, or choose another `out`.",
         )
     return Guard("disk", True, f"{need / 2**20:.0f} MiB needed, {free / 2**30:.1f} GiB free")
 

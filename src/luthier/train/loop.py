@@ -20,6 +20,7 @@ from luthier.base.events import EventLog
 from luthier.base.files import write_json
 from luthier.base.seeds import seed_for
 from luthier.base.tuning import Training
+from luthier.model.quantise import held_bytes, numbers
 from luthier.train.checkpoint import Checkpoints
 from luthier.train.guards import Guard, disk
 from luthier.train.optim import lr_at
@@ -68,8 +69,9 @@ class Totals(NamedTuple):
             "steps": self.steps,
             "tokens": self.tokens,
             "tokens_per_s": round(self.tokens / max(self.train_seconds, 1e-9), 1),
-            "parameters": sum(p.numel() for p in job.module.parameters()),
+            "parameters": numbers(job.module),
             "trainable_parameters": sum(p.numel() for p in job.parameters),
+            "weights_bytes": held_bytes(job.module),
         }
 
 
@@ -152,8 +154,9 @@ def clear_gradients(job: Job) -> None:
 
 def disk_for(job: Job) -> Guard:
     """The disk guard for a job's checkpoints."""
-    sizes = (sum(p.numel() for p in job.module.parameters()), sum(p.numel() for p in job.parameters))
-    return disk(job.checkpoints.folder.parent, *sizes)
+    whole, kept = numbers(job.module), job.checkpoints.weights.numbers
+    trained = sum(p.numel() for p in job.parameters)
+    return disk(job.checkpoints.folder.parent, whole if kept is None else kept, trained, whole + (kept or 0))
 
 
 def take_step(job: Job, item: Step, lr: float, step: int, facts: dict[str, Any]) -> dict[str, float]:

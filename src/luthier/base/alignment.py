@@ -81,7 +81,7 @@ class Dpo(Preference):
     """How near the policy stays to the reference."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """sigmoid: eq. 7; ipo: squared distance from 1/(2β), which certain pairs cannot push on for ever (Azar et al.
-    2023, eq. 17)."""
+    2023, eq. 17; with `length_normalise`, as its authors and TRL have it)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Chance that a pair's label is wrong. Mitchell 2023, conservative DPO."""
     length_normalise: bool = False

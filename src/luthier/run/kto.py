@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from luthier.base.alignment import Kto
-from luthier.base.errors import RunError, UserError
+from luthier.base.errors import RunError
 from luthier.base.events import EventLog
-from luthier.base.nouns import Chat, Labelled, Message, Pair, Tokens
-from luthier.data.dataset import leaked
+from luthier.base.nouns import Chat, Labelled, Message, Tokens
 from luthier.evals.intervals import Figure, bootstrap_mean, wilson
 from luthier.evals.reward import agreement
 from luthier.objectives import kto
@@ -20,7 +19,7 @@ from luthier.run.context import Context
 from luthier.run.fitting import job_for, microbatch_tokens, tried
 from luthier.run.learner import Learner, started
 from luthier.run.memo import StageFolder
-from luthier.run.pairs import answer_guards, every_measured_row, pairs_for, write_source_rejects
+from luthier.run.pairs import answer_guards, answers_for, answers_leak, write_source_rejects
 from luthier.run.preference import ROUNDING, WATCHED_PAIRS, at_reference, once, reference
 from luthier.run.result import close
 from luthier.run.rollouts import show_answer
@@ -55,43 +54,6 @@ def train_kto(context: Context, index: int, stage: Kto) -> None:
     elif not (guard := answers_leak(context, training, heldout)).ok:
         raise RunError(f"guard: {guard.name}: {guard.detail}")  # a probe may be newer than the stage
     context.made(folder)
-
-
-def answers_for(context: Context, named: str | None) -> tuple[list[Labelled], list[Labelled], str]:
-    """Training answers, held-out answers and their hash: of the source or the prefer stage called `named`, or of the
-    last prefer stage; a pair is a good answer and a bad one. Raises UserError where there are no answers to learn
-    from, or none that are bad, or none that are good."""
-    if named in context.recipe.data and context.dataset(named).format == "labelled":
-        data = context.dataset(named)
-        sides = [[e for e in side if isinstance(e, Labelled)] for side in (data.train, data.heldout)]
-        digest = data.hash
-    else:
-        *pairs, digest = pairs_for(context, "kto", named)
-        sides = [marked(side) for side in pairs]
-    good = sum(row.good for row in sides[0])
-    if sides[0] and good in (0, len(sides[0])):
-        are, fix = ("good", "bad (label: false)") if good else ("bad", "good (label: true)")
-        raise UserError(
-            f"kto: all {len(sides[0])} answers to train on are {are}. KTO learns from good and bad ones together: mark "
-            f"some as {fix}{', or tune on these with sft' * bool(good)}."
-        )
-    return sides[0], sides[1], digest
-
-
-def marked(pairs: Sequence[Pair]) -> list[Labelled]:
-    """Each pair as a good answer and a bad one."""
-    return [
-        Labelled(p.prompt, answer, good, p.origin)
-        for p in pairs
-        for answer, good in ((p.chosen, True), (p.rejected, False))
-    ]
-
-
-def answers_leak(context: Context, training: Sequence[Labelled], heldout: Sequence[Labelled]) -> g.Guard:
-    """No answer is held out and trained on, and none that is good is one that a probe measures."""
-    seen = {(row.prompt, row.answer) for row in training}
-    shared = [row.origin for row in heldout if (row.prompt, row.answer) in seen]
-    return g.no_leak([*shared, *leaked(training, every_measured_row(context))])
 
 
 def run_kto(

@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.base.alignment import Dpo, Kto, Orpo, Prefer, Reward, Simpo
 from luthier.base.errors import UserError
 from luthier.base.files import write_jsonl
-from luthier.base.nouns import Chat, Example, Message, Pair, Tokens
+from luthier.base.nouns import Chat, Example, Labelled, Message, Pair, Tokens
 from luthier.data.dataset import Dataset, leaked, write_rejected
 from luthier.run.context import Context
 from luthier.run.learner import Learner
@@ -79,6 +80,46 @@ def pairs_in(data: Dataset, side: Sequence[Example]) -> list[Pair]:
     return [e for e in side if isinstance(e, Pair)]
 
 
+def answers_for(context: Context, named: str | None) -> tuple[list[Labelled], list[Labelled], str]:
+    """Training answers, held-out answers and their hash: of the source or the prefer stage called `named`, or of the
+    last prefer stage; a pair is a good answer and a bad one. Raises UserError where there are no answers to learn
+    from, or none that are bad, or none that are good."""
+    if named in context.recipe.data and context.dataset(named).format == "labelled":
+        data = context.dataset(named)
+        sides = [[e for e in side if isinstance(e, Labelled)] for side in (data.train, data.heldout)]
+        digest = data.hash
+    else:
+        *pairs, digest = pairs_for(context, "kto", named)
+        sides = [marked(side) for side in pairs]
+    good = sum(row.good for row in sides[0])
+    if sides[0] and good in (0, len(sides[0])):
+        are, fix = ("good", "bad (label: false)") if good else ("bad", "good (label: true)")
+        raise UserError(
+            f"kto: all {len(sides[0])} answers to train on are {are}. KTO learns from good and bad ones together: mark "
+            f"some as {fix}{', or tune on these with sft' * bool(good)}."
+        )
+    return sides[0], sides[1], digest
+
+
+def marked(pairs: Sequence[Pair]) -> list[Labelled]:
+    """Each pair as a good answer and a bad one."""
+    return [
+        Labelled(p.prompt, answer, good, p.origin)
+        for p in pairs
+        for answer, good in ((p.chosen, True), (p.rejected, False))
+    ]
+
+
+def check_preferences(context: Context) -> None:
+    """Every source that a stage learns preferences from holds what the stage needs. Raises UserError: before the first
+    stage, not after hours of them."""
+    for stage in context.recipe.stages:
+        if isinstance(stage, Kto) and stage.data in context.recipe.data:
+            answers_for(context, stage.data)
+        elif isinstance(stage, Reward | Dpo | Orpo | Simpo | Prefer) and stage.pairs in context.recipe.data:
+            pairs_for(context, stage.kind, stage.pairs)
+
+
 def write_source_rejects(context: Context, folder: StageFolder, named: str | None) -> None:
     """rejected.jsonl of a stage that reads a source itself; what a stage made has its own."""
     if named is not None and named in context.recipe.data:
@@ -108,6 +149,13 @@ def answer_guards(learner: Learner, rows: list[Tokens], answered: Sequence[Chat]
 def pair_leak(context: Context, training: Sequence[Pair], heldout: Sequence[Pair]) -> g.Guard:
     """No pair is held out and trained on, and none teaches an answer that a probe measures."""
     return g.no_leak([*shared_prompts(training, heldout), *leaked(training, every_measured_row(context))])
+
+
+def answers_leak(context: Context, training: Sequence[Labelled], heldout: Sequence[Labelled]) -> g.Guard:
+    """No answer is held out and trained on, and none that is good is one that a probe measures."""
+    seen = {(row.prompt, row.answer) for row in training}
+    shared = [row.origin for row in heldout if (row.prompt, row.answer) in seen]
+    return g.no_leak([*shared, *leaked(training, every_measured_row(context))])
 
 
 def every_measured_row(context: Context) -> list[Example]:

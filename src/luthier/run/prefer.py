@@ -20,7 +20,7 @@ from luthier.data.dataset import Dataset, write_rejected
 from luthier.generate import Sampling, sample
 from luthier.run.context import Context, asked_prompts, renderer_of
 from luthier.run.memo import StageFolder
-from luthier.run.pairs import write_pairs
+from luthier.run.pairs import pairs_in, write_pairs
 
 
 def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
@@ -41,7 +41,7 @@ def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
     data = context.dataset(source)
     write_rejected(folder.path / "rejected.jsonl", data.rejected)
     if stage.pairs is not None:
-        pairs = [[e for e in side if isinstance(e, Pair)] for side in (data.train, data.heldout)]
+        pairs = [pairs_in(data, side) for side in (data.train, data.heldout)]
         facts: dict[str, Any] = {"simulated": False, "tokens": 0, "tokens_per_s": 0.0}
     else:
         pairs, facts = rated_pairs(context, folder, stage, data, log)

@@ -16,6 +16,7 @@ from luthier.base.errors import did_you_mean
 from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
+from luthier.base.trained import check_trained
 from luthier.base.tuning import Bottleneck, Lora, Training
 
 Problem = tuple[Loc, str]
@@ -28,7 +29,7 @@ WRITES_TEXT = ("pretrain", "sft", "ppo", "dpo", "orpo", "simpo", "kto", "grpo")
 def crosscheck(recipe: r.Recipe) -> list[Problem]:
     """Every contradiction in a recipe whose settings are each valid by themselves."""
     found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
-    return [*found, *check_objective(recipe), *check_adapters(recipe)]
+    return [*found, *check_objective(recipe), *check_adapters(recipe), *check_trained(recipe)]
 
 
 def stage_name(stage: r.Stage) -> str:
@@ -98,6 +99,8 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
             yield from check_prefer(at, stage, recipe)
         elif isinstance(stage, a.Reward | a.Preference):
             yield from check_pairs(at, stage, recipe, earlier)
+            if isinstance(stage, a.Dpo) and stage.loss == "ipo" and stage.label_smoothing:
+                yield (*at, "label_smoothing"), "is for loss: sigmoid; ipo has no use for it. Remove one of the two."
         elif isinstance(stage, a.Kto):
             yield from check_kto(at, stage, recipe, earlier)
         elif isinstance(stage, a.Grpo | a.BestOf):
@@ -169,6 +172,8 @@ def check_pairs(at: Loc, stage: a.Reward | a.Preference, recipe: r.Recipe, earli
 def check_kto(at: Loc, stage: a.Kto, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
     """A stage that learns from marked answers has some."""
     known = [*(stage_name(other) for other in earlier if other.kind == "prefer"), *recipe.data]
+    if not stage.good_weight and not stage.bad_weight:
+        yield (*at, "good_weight"), "is 0, and so is bad_weight: nothing would be learned. Give one of them a weight."
     if stage.data is None and not any(other.kind == "prefer" for other in earlier):
         yield at, "has no data. Give data, the name of a source of labelled answers or of pairs."
     elif stage.data is not None and stage.data not in known:

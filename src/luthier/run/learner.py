@@ -10,11 +10,12 @@ from typing import Any
 
 from luthier.base.errors import RunError
 from luthier.base.files import new_folder
-from luthier.base.recipe import Pretrain, Sft
+from luthier.base.recipe import Pretrain, Recipe, Sft
 from luthier.base.tuning import PromptTuning, Training
 from luthier.model.adapt import add_adapter, checkpoint_adapter, restore_adapter, trainable
 from luthier.model.freeze import freeze
 from luthier.model.load import Loaded, add_chat_template, fresh_model, load_folder, load_tokenizer, save_model, wrap
+from luthier.model.quantise import require_bitsandbytes
 from luthier.model.score import LanguageModel
 from luthier.run.context import Context, renderer_of, texts
 from luthier.run.memo import StageFolder
@@ -35,6 +36,12 @@ class Learner:
     weights: Weights
     adapter: str | None
     """The adapter that is trained; None: the weights themselves."""
+
+
+def require_libraries(recipe: Recipe) -> None:
+    """Raises UserError where a stage asks for an optional library that is not installed: before the first one runs."""
+    if any(isinstance(stage, Training) and stage.quantize is not None for stage in recipe.stages):
+        require_bitsandbytes()
 
 
 def learner_for(context: Context, folder: StageFolder, stage: Pretrain | Sft) -> Learner:

@@ -20,9 +20,10 @@ from luthier.run.best_of import draw_best
 from luthier.run.context import Context, open_context, renderer_of, run_lock
 from luthier.run.grpo import train_grpo
 from luthier.run.kto import train_kto
-from luthier.run.learner import learner_for
+from luthier.run.learner import learner_for, require_libraries
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import find_stage, hardware, versions
+from luthier.run.pairs import check_preferences
 from luthier.run.ppo import train_ppo
 from luthier.run.prefer import gather_preferences
 from luthier.run.preference import train_preference
@@ -59,9 +60,11 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
     with run_lock(context.folder):
         write_text(context.folder / "recipe.yaml", recipe_path.read_text())
         write_json(context.folder / "resolved.json", recipe.model_dump(mode="json"))
+        require_libraries(recipe)
         check_programs(recipe, context.root)
         for name in recipe.data:  # every source is read first: a broken one is told before hours of training
             context.dataset(name)
+        check_preferences(context)
         if recipe.base.model is not None:
             base_samples(context, context.folder / "base")
         for index, stage in enumerate(recipe.stages):
@@ -187,10 +190,12 @@ def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check
     and leaves nothing behind. Raises UserError for what the recipe or the data get wrong."""
     import tempfile
 
+    require_libraries(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         context = open_context(recipe.model_copy(update={"out": scratch}), recipe_path, ())
         for name in recipe.data:
             context.dataset(name)
+        check_preferences(context)
         return [check_stage(context, index, stage, rows) for index, stage in enumerate(recipe.stages)]
 
 
@@ -202,7 +207,10 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
         return Check(name, [], [], "works on what earlier stages make: its guards run when they have")
     shares = sources_of(stage.data, stage.replay)
     folder = context.stage(index, name, stage, {})
-    learner = learner_for(context, folder, stage.model_copy(update={"init": None, "adapter": None}))
+    changes: dict[str, Any] = {"init": None, "quantize": None}
+    if context.start(None) is None:  # what this stage begins with is kept for the others
+        changes["adapter"] = None
+    learner = learner_for(context, folder, stage.model_copy(update=changes))
     length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
     data = {source: context.dataset(source) for source in shares}
     made = {source: prepare_rows(d.train, learner.renderer, length, stage) for source, d in data.items()}

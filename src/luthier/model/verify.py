@@ -6,7 +6,7 @@ the model runs on padded rows; where those differ too, it is refused. No archite
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from luthier.model.attention import NAME
 from luthier.model.bidirectional import NAME as BOTH_SIDES
 from luthier.model.encoders import encoder_of, fills_masks, first_position
 from luthier.model.score import LanguageModel, score
-from luthier.tokens.masking import Hidden, pack_hidden
+from luthier.tokens.masking import Hidden, pack_hidden, unhidden
 from luthier.tokens.pack import Batch, forest
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -57,6 +57,11 @@ def own_forward(lm: LanguageModel, sequences: list[Tokens]) -> Tensor:
             logits = lm.module(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] : -1].float()
             logps.append(torch.log_softmax(logits, -1).gather(1, ids[0, 1:, None]).squeeze(1))
     return torch.cat(logps)
+
+
+def comparable(lm: LanguageModel, sequences: Sequence[Tokens]) -> Batch:
+    """The sequences as the batch on which two forwards of a model are compared."""
+    return (forest(sequences) if lm.encoder is None else unhidden(sequences)).to(lm.device)
 
 
 def probe_rows(sequences: list[Tokens], pad: int | None) -> list[Hidden]:

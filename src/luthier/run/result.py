@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from luthier.base.errors import RunError
 from luthier.base.files import new_folder, write_jsonl
 from luthier.base.nouns import Chat, Tokens
 from luthier.evals.answers import Answer, answer_all
+from luthier.evals.masked import fillings
 from luthier.generate import Sampling, sample
 from luthier.model.adapt import merged, save_adapter
 from luthier.model.load import load_folder, save_model
 from luthier.model.score import LanguageModel, score
+from luthier.model.verify import comparable
 from luthier.run.context import Context
 from luthier.run.learner import Learner
+from luthier.run.masked import write_blanks
 from luthier.run.memo import StageFolder
-from luthier.tokens.pack import forest
+from luthier.tokens.masking import Hidden
 from luthier.train import guards as g
 from luthier.train.loop import Job, Totals
 
@@ -48,13 +52,22 @@ def close(
 def logps_of(lm: LanguageModel, sequences: Sequence[Tokens]) -> Tensor:
     """Log-probs of a few sequences, for comparing a model with its saved self."""
     lm.module.eval()
-    return score(lm, forest(sequences).to(lm.device)).cpu()
+    return score(lm, comparable(lm, sequences)).cpu()
+
+
+def likeliest(lm: LanguageModel, prompts: Sequence[tuple[int, ...]], learner: Learner) -> list[tuple[int, ...]]:
+    """What the model writes behind each prompt, greedily; an encoder's likeliest token in each of its places."""
+    if lm.encoder is not None:
+        rows = [Hidden(ids, tuple(range(len(ids))), ids, "certificate") for ids in prompts]
+        return [tuple(place.ids[0] for place in row) for row in fillings(lm, rows)]
+    greedy, ends = Sampling(16, temperature=0), tuple(learner.renderer.end_ids)
+    return [tuple(s.ids) for (s,) in sample(lm, prompts, greedy, ends, learner.renderer.decode)]
 
 
 def save_result(folder: StageFolder, learner: Learner) -> dict[str, Any]:
     """Saves the model (and its adapter), reads it back, and compares: the export certificate.
     Raises RunError where what is on disk is not what was trained."""
-    ends = tuple(learner.renderer.end_ids)
+    ends = tuple(learner.renderer.end_ids) if learner.lm.encoder is None else ()  # an encoder generates nothing
     probe = [Tokens(tuple(range(3, 3 + n)), (0.0,) + (1.0,) * (n - 1), "certificate") for n in (9, 17, 33)]
     trained_M = logps_of(learner.lm, probe)
     gaps = {}
@@ -71,12 +84,8 @@ def save_result(folder: StageFolder, learner: Learner) -> dict[str, Any]:
         save_model(module, learner.loaded.tokenizer, path, ends)
     again = load_folder(result, str(learner.lm.device), learner.lm.dtype)
     gaps["saved"] = float((logps_of(again.lm, probe) - trained_M).abs().max())
-    greedy = Sampling(16, temperature=0)
     prompts = [s.ids[:8] for s in probe]
-    texts_of = [
-        [tuple(s.ids) for (s,) in sample(lm, prompts, greedy, ends, learner.renderer.decode)]
-        for lm in (learner.lm, again.lm)
-    ]
+    texts_of = [likeliest(lm, prompts, learner) for lm in (learner.lm, again.lm)]
     tolerance = 1e-3 if learner.lm.dtype == torch.float32 else 0.1
     same = texts_of[0] == texts_of[1]
     said = ", ".join(f"{name} differs by {gap:.1g} nats" for name, gap in gaps.items())
@@ -92,7 +101,9 @@ def save_result(folder: StageFolder, learner: Learner) -> dict[str, Any]:
 
 
 def show_samples(context: Context, folder: StageFolder, learner: Learner) -> None:
-    """Answers to the report's prompts, greedy, to samples.jsonl."""
+    """Answers to the report's prompts, greedy, to samples.jsonl; of an encoder, its fillings."""
+    if learner.lm.encoder is not None:
+        return write_blanks(context, folder.path, replace(learner.loaded, lm=learner.lm))
     prompts = context.shown_prompts()
     how = Sampling(context.recipe.answer_tokens, temperature=0)
     write_samples(folder.path, prompts, answer_all(learner.lm, learner.renderer, prompts, how) if prompts else [])

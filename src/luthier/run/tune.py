@@ -20,6 +20,7 @@ from luthier.objectives import nll
 from luthier.run.context import Context, chats, texts
 from luthier.run.fitting import job_for, microbatch_tokens, tried
 from luthier.run.learner import Learner, learner_for
+from luthier.run.masked import hides, hiding_for, masking_guard, rows_of, watcher
 from luthier.run.memo import StageFolder
 from luthier.run.result import close
 from luthier.tokens.prepare import Prepared, prepare
@@ -67,8 +68,11 @@ def run_stage(context: Context, folder: StageFolder, stage: Pretrain | Sft, shar
     heldout = prepare_rows(next(iter(data.values())).heldout, learner.renderer, length, stage, lenient=True)
     pools = [Pool(made[s].sequences, max(1, round(stage.batch_tokens * share)), s) for s, share in shares.items()]
     passed = g.enforce(row_guards(context, learner, stage, data, made), log)
-    source = Packed(pools, context.seed(folder), microbatch_tokens(stage), stage.epochs, stage.steps)
-    watch = heldout_watcher(context, learner, heldout.sequences, log)
+    hiding = hiding_for(context, folder, stage, learner)
+    if hiding is not None:
+        passed += g.enforce([masking_guard(pools[0].sequences, hiding)], log)
+    source = Packed(pools, context.seed(folder), microbatch_tokens(stage), stage.epochs, stage.steps, hiding)
+    watch = heldout_watcher(context, learner, stage, heldout.sequences, log)
     job = job_for(context, folder, stage, learner, source, lambda m: lm_loss(learner.lm, m), watch, log)
     passed += tried(job, learner, pools[0].sequences, source.largest())
     used = fit(job)
@@ -91,6 +95,8 @@ def prepare_rows(
 ) -> Prepared:
     """Documents and conversations as token sequences; replayed documents may always be split, and held-out rows that
     are too long are left out."""
+    if isinstance(stage, Pretrain) and hides(stage):
+        return rows_of(examples, renderer.tokenizer, length, stage, lenient)
     train_on = stage.train_on if isinstance(stage, Sft) else "answers"
     documents = prepare(texts(list(examples)), renderer, length, "split")
     if isinstance(stage, Pretrain) and stage.overlong != "split":
@@ -150,9 +156,11 @@ def lm_loss(lm: LanguageModel, micro: Micro) -> Loss:
 
 
 def heldout_watcher(
-    context: Context, learner: Learner, heldout: list[Tokens], log: EventLog
+    context: Context, learner: Learner, stage: Pretrain | Sft, heldout: list[Tokens], log: EventLog
 ) -> Callable[[int], float | None]:
     """Measures held-out loss and shows a sampled text, at step 0 and at every evaluation."""
+    if isinstance(stage, Pretrain) and hides(stage):
+        return watcher(context, learner, stage.masking, heldout, log)
     rows = g.spread(heldout, HELDOUT_ROWS)
     prompts = context.shown_prompts()[:1]
 

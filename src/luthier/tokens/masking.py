@@ -254,3 +254,10 @@ Hiding = Callable[[Tokens, int, int], Hidden]
 def hiding(how: Masking, words: Vocabulary, seed: int) -> Hiding:
     """`hide` under one recipe and one seed."""
     return lambda tokens, step, row: hide(tokens, how, words, seed, step, row)
+
+
+def unhidden(sequences: Sequence[Tokens]) -> Batch:
+    """Rows with nothing hidden, of which every weighted token is predicted: for comparing two forwards."""
+    at = [tuple(np.flatnonzero(row.weights).tolist()) for row in sequences]
+    pairs = zip(sequences, at, strict=True)
+    return pack_hidden([Hidden(row.ids, here, tuple(row.ids[i] for i in here), row.origin) for row, here in pairs])

@@ -15,7 +15,7 @@ from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.nouns import Chat, Tokens
 from luthier.model.score import LanguageModel, score
-from luthier.tokens.pack import forest
+from luthier.model.verify import comparable
 from luthier.tokens.render import Renderer
 
 Row = TypeVar("Row", Chat, Tokens)
@@ -143,8 +143,8 @@ def packed_is_unpacked(lm: LanguageModel, sequences: Sequence[Tokens], sample: i
     looked = spread(sequences, sample)
     was_training = lm.module.training
     lm.module.eval()
-    together_M = score(lm, forest(looked).to(lm.device))
-    apart_M = torch.cat([score(lm, forest([s]).to(lm.device)) for s in looked])
+    together_M = score(lm, comparable(lm, looked))
+    apart_M = torch.cat([score(lm, comparable(lm, [s])) for s in looked])
     lm.module.train(was_training)
     gap = float((together_M - apart_M).abs().max())
     tolerance = 1e-3 if lm.dtype == torch.float32 else 0.1

@@ -14,6 +14,7 @@ from torch import Tensor
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.base.seeds import seed_for
+from luthier.tokens.masking import Hiding, pack_hidden
 from luthier.tokens.pack import Batch, forest, split_by_tokens
 
 
@@ -81,15 +82,22 @@ def rounds(count: int, name: str, seed: int) -> Iterator[int]:
 
 class Packed:
     """Shuffled passes over one or several pools of sequences. The first decides what a step and an epoch are; the
-    others go round beside it and keep their shares of the tokens, to within one sequence over a whole run. Raises
-    UserError on a pool without sequences."""
+    others go round beside it and keep their shares of the tokens, to within one sequence over a whole run. Under a
+    masked objective `hiding` says what is hidden of each row at each step. Raises UserError on a pool without
+    sequences."""
 
     period = 1
 
     def __init__(
-        self, pools: Sequence[Pool], seed: int, microbatch_tokens: int, epochs: float | None, steps: int | None
+        self,
+        pools: Sequence[Pool],
+        seed: int,
+        microbatch_tokens: int,
+        epochs: float | None,
+        steps: int | None,
+        hiding: Hiding | None = None,
     ) -> None:
-        self.pools, self.seed, self.microbatch_tokens = pools, seed, microbatch_tokens
+        self.pools, self.seed, self.microbatch_tokens, self.hiding = pools, seed, microbatch_tokens, hiding
         if empty := [pool.name for pool in pools if not pool.sequences]:
             raise UserError(f"data: {', '.join(empty)}: no rows are left to train on. Check max_length and overlong.")
         self.lengths = [np.array([len(s.ids) for s in pool.sequences]) for pool in pools]
@@ -137,8 +145,13 @@ class Packed:
     def at(self, step: int) -> Step:
         """See BatchSource."""
         chosen = [pool.sequences[i] for p, pool in enumerate(self.pools) for i in self._runs(p, step)[step].tolist()]
+        tokens = sum(len(s.ids) for s in chosen)
+        if self.hiding is not None:  # before the microbatches are cut: how they are changes nothing that is hidden
+            shown = [self.hiding(sequence, step, row) for row, sequence in enumerate(chosen)]
+            micros = [Micro(pack_hidden(run), {}) for run in split_by_tokens(shown, self.microbatch_tokens)]
+            return Step(micros, float(sum(len(row.at) for row in shown)), tokens)
         micros = [Micro(forest(run), {}) for run in split_by_tokens(chosen, self.microbatch_tokens)]
-        return Step(micros, float(sum(sum(s.weights[1:]) for s in chosen)), sum(len(s.ids) for s in chosen))
+        return Step(micros, float(sum(sum(s.weights[1:]) for s in chosen)), tokens)
 
 
 class Pairs:

@@ -64,9 +64,9 @@ def run_kto(
     length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
     kept, made = prepare_labelled(training, learner.renderer, length, stage.overlong)
     held, held_made = prepare_labelled(heldout, learner.renderer, length, "drop")
-    rows, good, limit = made.sequences, [row.good for row in kept], microbatch_tokens(stage)
+    rows, good, limit = made.sequences, [row.good for row in kept], microbatch_tokens(context, stage)
     answered = [Chat((*row.prompt, Message("assistant", row.answer)), row.origin) for row in kept]
-    guards = [*answer_guards(learner, rows, answered), answers_leak(context, training, heldout)]
+    guards = [*answer_guards(learner.renderer, rows, answered), answers_leak(context, training, heldout)]
     passed = g.enforce(guards, log)
     if said := unbalanced(stage, good):
         log.emit("note", text=said)

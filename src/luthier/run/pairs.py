@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.base.alignment import Dpo, Kto, Orpo, Prefer, Reward, Simpo
+from luthier.base.alignment import Dpo, Kto, Orpo, Prefer, Preference, Reward, Simpo
 from luthier.base.errors import UserError
 from luthier.base.files import write_jsonl
 from luthier.base.nouns import Chat, Example, Labelled, Message, Pair, Tokens
@@ -15,6 +15,7 @@ from luthier.run.context import Context
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder
 from luthier.run.tune import measured_rows
+from luthier.tokens.render import Renderer
 from luthier.train import guards as g
 
 
@@ -110,6 +111,11 @@ def marked(pairs: Sequence[Pair]) -> list[Labelled]:
     ]
 
 
+def named_source(stage: Reward | Preference | Kto) -> str | None:
+    """Where a stage's preferences come from, as the recipe names it."""
+    return stage.data if isinstance(stage, Kto) else stage.pairs
+
+
 def check_preferences(context: Context) -> None:
     """Every source that a stage learns preferences from holds what the stage needs. Raises UserError: before the first
     stage, not after hours of them."""
@@ -131,12 +137,12 @@ def pair_guards(
 ) -> list[g.Guard]:
     """The guards that look at the rows of a stage that learns to write from pairs."""
     chosen = [Chat((*p.prompt, Message("assistant", p.chosen)), p.origin) for p in training]
-    return [*answer_guards(learner, rows, chosen), pair_leak(context, training, heldout)]
+    return [*answer_guards(learner.renderer, rows, chosen), pair_leak(context, training, heldout)]
 
 
-def answer_guards(learner: Learner, rows: list[Tokens], answered: Sequence[Chat]) -> list[g.Guard]:
+def answer_guards(renderer: Renderer, rows: list[Tokens], answered: Sequence[Chat]) -> list[g.Guard]:
     """Of sequences that end in an answer: they teach something, they end, and they are what is served."""
-    renderer, tokenizer = learner.renderer, learner.loaded.tokenizer
+    tokenizer = renderer.tokenizer
     return [
         g.supervised(rows),
         g.answers_end(rows, renderer.end_ids),

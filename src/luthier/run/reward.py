@@ -64,7 +64,7 @@ def run_reward(
     held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")
     passed = g.enforce(reward_guards(learner, made.sequences, training, heldout), log)
     facts = strengths(stage, fitting)
-    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, microbatch_tokens(stage), stage.epochs, facts)
+    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, microbatch_tokens(context, stage), stage.epochs, facts)
     watch = accuracy_watcher(learner, head, held[:256], pairs, log)
     loss = lambda m: pair_loss(learner, head, m)  # noqa: E731
     job = job_for(context, folder, stage, learner, source, loss, watch, log, heads={"head": head})
@@ -105,7 +105,7 @@ def reward_guards(learner: Learner, rows: list[Tokens], training: list[Pair], he
     chosen = [Chat((*p.prompt, Message("assistant", p.chosen)), p.origin) for p in training]
     return [
         g.Guard("saves for transformers", missing is None, missing or "as a sequence classifier with one label"),
-        *answer_guards(learner, rows, chosen),
+        *answer_guards(learner.renderer, rows, chosen),
         g.no_leak(shared_prompts(training, heldout)),
     ]
 

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.base.alignment import Kto, Preference, Reward
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import read_json, write_json, write_text
-from luthier.base.nouns import Message
+from luthier.base.nouns import Chat, Message
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.data.dataset import Dataset
 from luthier.generate import Sampling, sample
-from luthier.model.load import compute_dtype, load_folder, save_model
+from luthier.model.load import add_chat_template, compute_dtype, load_folder, save_model
 from luthier.run.best_of import draw_best
 from luthier.run.context import Context, open_context, renderer_of, run_lock
 from luthier.run.grpo import train_grpo
@@ -23,7 +24,7 @@ from luthier.run.kto import train_kto
 from luthier.run.learner import learner_for, require_libraries
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import find_stage, hardware, versions
-from luthier.run.pairs import check_preferences
+from luthier.run.pairs import answer_guards, answers_for, answers_leak, check_preferences, named_source
 from luthier.run.ppo import train_ppo
 from luthier.run.prefer import gather_preferences
 from luthier.run.preference import train_preference
@@ -31,6 +32,7 @@ from luthier.run.report import write_report
 from luthier.run.reward import train_reward
 from luthier.run.rewards import check_programs
 from luthier.run.tune import prepare_rows, row_guards, sources_of, train_language_model
+from luthier.tokens.prepare import prepare_labelled
 
 STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "pretrain": train_language_model,
@@ -203,6 +205,8 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
     """One stage of `check_recipe`. What a stage makes is not there yet, so later ones start from the base; where that
     is fresh, from the untrained model that the first stage starts from, with its tokenizer."""
     name = stage.name or stage.kind
+    if isinstance(stage, Reward | Preference | Kto) and named_source(stage) in context.recipe.data:
+        return check_answers(context, index, name, stage, rows)
     if not isinstance(stage, Pretrain | Sft) or set(sources_of(stage.data, stage.replay)) - set(context.recipe.data):
         return Check(name, [], [], "works on what earlier stages make: its guards run when they have")
     shares = sources_of(stage.data, stage.replay)
@@ -222,6 +226,23 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
         save_model(learner.lm.core, learner.loaded.tokenizer, folder.path / "model")
         context.made(folder)
     return Check(name, [asdict(guard) for guard in found], shown, said)
+
+
+def check_answers(context: Context, index: int, name: str, stage: Reward | Preference | Kto, rows: int) -> Check:
+    """`check_stage` for a stage that reads preferences from a source: its answers, good and bad, by themselves."""
+    start = context.start(None)
+    assert start is not None
+    loaded = context.load(start)
+    if any(isinstance(other, Sft) for other in context.recipe.stages[:index]):
+        add_chat_template(loaded, context.recipe.seed)
+    renderer = renderer_of(loaded)
+    training, heldout, _ = answers_for(context, named_source(stage))
+    length = min(stage.max_length or loaded.context, loaded.context)
+    fitting, made = prepare_labelled(training, renderer, length, stage.overlong)
+    answered = [Chat((*row.prompt, Message("assistant", row.answer)), row.origin) for row in fitting]
+    guards = [*answer_guards(renderer, made.sequences, answered), answers_leak(context, training, heldout)]
+    shown = [list(zip(renderer.pieces(s.ids), s.weights, strict=True)) for s in made.sequences[:rows]]
+    return Check(name, [asdict(g) for g in guards], shown, made.words())
 
 
 def open_chat(

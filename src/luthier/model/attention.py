@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_bloc
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
+from luthier.model.attend import LONGEST_PATH, keys_of, write_out
 from luthier.tokens.pack import Batch, Node, nodes
 
 NAME = "luthier"
@@ -168,6 +169,7 @@ class ForestPlan:
         self.lead = prefix[0][0].shape[2] if prefix else 0
         self.flex = batch.ids_T.device.type == "cuda"
         self.nodes: list[Node] = [] if self.flex else nodes(batch.end_T)
+        self.longest = max(keys_of(self.nodes, self.lead), default=0)
         self.block_masks: dict[Allowed | None, BlockMask] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
@@ -178,6 +180,9 @@ class ForestPlan:
             self.keep[layer] = (k, v)
         if self.flex:
             return self._by_flex(q, k, v, allowed, extras)
+        if self._can_be_written_out(allowed, extras):
+            half = torch.get_autocast_dtype("cpu")
+            return write_out(q.to(half), k.to(half), v.to(half), self.nodes, self.lead, extras.scale)
         # Split once: a slice per node would cost a whole zero tensor each in the backward.
         sizes = [node.size for node in self.nodes]
         before = [self.lead] if self.lead else []
@@ -188,6 +193,11 @@ class ForestPlan:
             path = [*range(len(before)), *(len(before) + j for j in (*node.above, i))]
             outs.append(one_node(q_parts[i], joined(k_parts, path), joined(v_parts, path), allowed, extras))
         return torch.cat(outs, dim=2)
+
+    def _can_be_written_out(self, allowed: Allowed | None, extras: Extras) -> bool:
+        plain = extras.softcap is None and extras.sinks_H is None and not extras.dropout and allowed is None
+        half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        return plain and half and self.longest <= LONGEST_PATH
 
     def block_mask(self, allowed: Allowed | None) -> BlockMask:
         """The rule as a FlexAttention mask; one per layer type and batch."""

@@ -7,16 +7,17 @@ the least there is; beyond it the chunks are recomputed, a fourth time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 1 << 24
-"""Most logits worked on at once: 64 MiB in float32."""
+CHUNK_LOGITS = 1 << 22
+"""Most logits in float32 at once: 16 MiB."""
 KEPT_LOGITS = 1 << 25
-"""Most probabilities kept for the backward: 128 MiB in float32, half of that in bfloat16."""
+"""Most probabilities kept for the backward, in the arithmetic's own type: 128 MiB in float32, 64 in bfloat16."""
 
 
 class Scores(NamedTuple):
@@ -64,6 +65,11 @@ def scaled_chunk(
     return Scaled(probs, logp, log_total - torch.linalg.vecdot(probs, logits) if entropy else None)
 
 
+def parts(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `count` rows."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
 class _LogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -81,16 +87,18 @@ class _LogProbs(torch.autograd.Function):
         hidden = hidden_MD.detach().to(dtype)
         ctx.size = max(1, CHUNK_LOGITS // weight.shape[0])
         ctx.dtype, ctx.scale = dtype, scale
-        keep = any(ctx.needs_input_grad) and hidden.shape[0] * weight.shape[0] <= KEPT_LOGITS
-        logps, entropies, kept = [], [], []
-        for h, t in zip(hidden.split(ctx.size), target_M.split(ctx.size), strict=True):
-            chunk = scaled_chunk(h, weight, bias, t, scale, entropy)
-            logps.append(chunk.logp)
-            entropies.append(chunk.logp.new_zeros(len(t)) if chunk.entropy is None else chunk.entropy)
-            if keep:
-                kept.append(chunk.probs.to(dtype))
-        logp_M, entropy_M = torch.cat(logps), torch.cat(entropies)
-        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, target_M, entropy_M, *kept)
+        shape = (len(hidden), len(weight))
+        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT_LOGITS
+        kept_MV = hidden.new_empty(shape) if keep else None
+        logp_M, entropy_M = (torch.zeros(len(hidden), device=hidden.device) for _ in range(2))
+        for part in parts(len(hidden), ctx.size):
+            chunk = scaled_chunk(hidden[part], weight, bias, target_M[part], scale, entropy)
+            logp_M[part] = chunk.logp
+            if chunk.entropy is not None:
+                entropy_M[part] = chunk.entropy
+            if kept_MV is not None:
+                kept_MV[part] = chunk.probs
+        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, target_M, entropy_M, kept_MV)
         if not entropy:
             ctx.mark_non_differentiable(entropy_M)
         return logp_M, entropy_M
@@ -98,17 +106,20 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logp_M: Tensor, grad_entropy_M: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden_MD, weight_VD, bias_V, target_M, entropy_M, *kept = ctx.saved_tensors
+        hidden_MD, weight_VD, bias_V, target_M, entropy_M, kept_MV = ctx.saved_tensors
         weight, hidden = weight_VD.to(ctx.dtype), hidden_MD.to(ctx.dtype)
         bias = None if bias_V is None else bias_V.to(ctx.dtype)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight_VD) if needs_weight and len(target_M) > ctx.size else None
+        grad_weight = torch.zeros_like(weight_VD) if needs_weight and kept_MV is None else None
         grad_bias = torch.zeros_like(bias_V) if needs_bias else None
-        for i, start in enumerate(range(0, len(target_M), ctx.size)):
-            part = slice(start, start + ctx.size)
+        grad_MV = None if kept_MV is None else torch.empty_like(kept_MV)
+        for part in parts(len(hidden), ctx.size):
             target = target_M[part]
-            probs = kept[i] if kept else scaled_chunk(hidden[part], weight, bias, target, ctx.scale, False).probs
+            if kept_MV is not None:
+                probs = kept_MV[part].float()
+            else:
+                probs = scaled_chunk(hidden[part], weight, bias, target, ctx.scale, False).probs
             grad = probs * -grad_logp_M[part, None]
             grad.scatter_add_(1, target[:, None], grad_logp_M[part, None])
             if grad_entropy_M is not None and bool(grad_entropy_M.any()):
@@ -119,11 +130,15 @@ class _LogProbs(torch.autograd.Function):
                 grad.mul_(ctx.scale)
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
+            if grad_MV is not None:
+                grad_MV[part] = grad
+                continue
             grad = grad.to(ctx.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight += grad.T @ hidden[part]
-            elif needs_weight:
-                grad_weight = (grad.T @ hidden[part]).to(weight_VD.dtype)
+        if grad_MV is not None:
+            grad_hidden = grad_MV @ weight if needs_hidden else None
+            grad_weight = (grad_MV.T @ hidden).to(weight_VD.dtype) if needs_weight else None
         return None if grad_hidden is None else grad_hidden.to(hidden_MD.dtype), grad_weight, grad_bias, *[None] * 4

@@ -68,7 +68,7 @@ def run_best_of(context: Context, folder: StageFolder, stage: BestOf, start: Mod
     began = time.monotonic()
     samples = draw(context, folder, stage, loaded, [*asked, *heldout], log)
     tokens, seconds = sum(len(one.ids) for one in samples), time.monotonic() - began
-    judges = judges_of(context, stage, loaded.lm, start, MICROBATCH_TOKENS)
+    judges = judges_of(context, stage, loaded.lm, start, MICROBATCH_TOKENS[context.device])
     chats = [one.chat for one in [*asked, *heldout] for _ in range(stage.samples)]
     scores_KN = judged(judges, chats, samples)
     score_BG, first = total_of(judges, scores_KN).view(-1, stage.samples), len(asked)

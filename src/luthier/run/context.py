@@ -17,6 +17,7 @@ from luthier.base.events import Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path
 from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.objective import is_masked
+from luthier.base.pages import keep_freed_pages
 from luthier.base.probes import AnswersProbe
 from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
@@ -152,6 +153,7 @@ def open_context(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but torch sees no GPU. Use device: cpu, or see `luthier doctor`.")
+    keep_freed_pages()
     torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
     folder = Path(recipe.out) / recipe.name
     with disk_errors(folder):

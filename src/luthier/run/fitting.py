@@ -20,7 +20,9 @@ from luthier.train.loop import Job, Loss, disk_for, try_largest
 from luthier.train.optim import optimizers
 from luthier.train.sources import BatchSource, Micro
 
-MICROBATCH_TOKENS = 8192
+MICROBATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""By device. On a CPU about what its caches hold: a Llama of 16 M parameters trained 1.1-1.2 times as many tokens a
+second in pieces of 1,024 to 2,048 as in one of 8,192 (2 cores, float32 and bfloat16), in a tenth of the memory."""
 
 
 def job_for(
@@ -63,6 +65,6 @@ def tried(job: Job, learner: Learner, rows: Sequence[Tokens], largest: int) -> l
     )
 
 
-def microbatch_tokens(stage: Training) -> int:
+def microbatch_tokens(context: Context, stage: Training) -> int:
     """Most tokens in one forward."""
-    return stage.microbatch_tokens or MICROBATCH_TOKENS
+    return stage.microbatch_tokens or MICROBATCH_TOKENS[context.device]

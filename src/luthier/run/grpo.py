@@ -44,7 +44,7 @@ def run_grpo(context: Context, folder: StageFolder, stage: Grpo, log: EventLog) 
     start = context.start(stage.init)
     assert start is not None
     learner = started(context, folder, stage)
-    data, renderer, limit = context.dataset(stage.prompts), learner.renderer, microbatch_tokens(stage)
+    data, renderer, limit = context.dataset(stage.prompts), learner.renderer, microbatch_tokens(context, stage)
     prompts, fits = fitting_prompts(asked_prompts(data.train), renderer, learner.loaded.context, stage.max_new_tokens)
     passed = g.enforce([fits, leak_guard(context, {stage.prompts: data})], log)
     judges = judges_of(context, stage, learner.lm, start, limit)

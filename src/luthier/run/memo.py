@@ -22,6 +22,7 @@ import luthier
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path, read_json, write_json
+from luthier.base.pages import give_back_freed_pages
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
 
@@ -70,6 +71,7 @@ def reset_peak(device: str) -> None:
     """Peak memory is counted anew from here (Linux lets a process reset its high-water mark)."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    give_back_freed_pages()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -56,7 +56,7 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
     )
     steering, ends, prompts = Steering(stage.kl), sorted(renderer.end_ids), [one.ids for one in asked]
     source = Rollouts(
-        roles, prompts, stage, steering, context.seed(folder), ends, renderer.decode, microbatch_tokens(stage)
+        roles, prompts, stage, steering, context.seed(folder), ends, renderer.decode, microbatch_tokens(context, stage)
     )
     job = job_for(
         context,

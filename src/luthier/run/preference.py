@@ -78,7 +78,7 @@ def run_preference(
     pairs, _, made = prepare_pairs(training, learner.renderer, length, stage.overlong)
     held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")
     passed = g.enforce(pair_guards(context, learner, made.sequences, training, heldout), log)
-    limit = microbatch_tokens(stage)
+    limit = microbatch_tokens(context, stage)
     facts: dict[str, dict[str, list[float]]] = {"training": {}, "heldout": {}}
     if isinstance(stage, Dpo):
         facts = once(folder, lambda: of_pairs(learner, {"training": pairs, "heldout": held}, limit))

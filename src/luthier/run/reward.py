@@ -64,7 +64,8 @@ def run_reward(
     held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")
     passed = g.enforce(reward_guards(learner, made.sequences, training, heldout), log)
     facts = strengths(stage, fitting)
-    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, microbatch_tokens(context, stage), stage.epochs, facts)
+    limit = microbatch_tokens(context, stage)
+    source = Pairs(pairs, context.seed(folder), stage.batch_pairs, limit, stage.epochs, facts)
     watch = accuracy_watcher(learner, head, held[:256], pairs, log)
     loss = lambda m: pair_loss(learner, head, m)  # noqa: E731
     job = job_for(context, folder, stage, learner, source, loss, watch, log, heads={"head": head})

@@ -71,7 +71,7 @@ def run_stage(context: Context, folder: StageFolder, stage: Pretrain | Sft, shar
     hiding = hiding_for(context, folder, stage, learner)
     if hiding is not None:
         passed += g.enforce([masking_guard(pools[0].sequences, hiding)], log)
-    source = Packed(pools, context.seed(folder), microbatch_tokens(stage), stage.epochs, stage.steps, hiding)
+    source = Packed(pools, context.seed(folder), microbatch_tokens(context, stage), stage.epochs, stage.steps, hiding)
     watch = heldout_watcher(context, learner, stage, heldout.sequences, log)
     job = job_for(context, folder, stage, learner, source, lambda m: lm_loss(learner.lm, m), watch, log)
     passed += tried(job, learner, pools[0].sequences, source.largest())

@@ -56,6 +56,14 @@ def hiding_for(context: Context, folder: StageFolder, stage: Pretrain | Sft, lea
     return hiding(stage.masking, words, context.seed(folder))
 
 
+def as_trained(rows: Sequence[Tokens], hide_row: Hiding | None) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Rows as the model is shown them at the first step, and which of their tokens are trained on."""
+    if hide_row is None:
+        return [(row.ids, row.weights) for row in rows]
+    shown = [hide_row(row, 0, number) for number, row in enumerate(rows)]
+    return [(row.ids, tuple(float(i in row.at) for i in range(len(row.ids)))) for row in shown]
+
+
 def masking_guard(rows: Sequence[Tokens], hide_row: Hiding) -> g.Guard:
     """What is hidden of some rows, counted: only what may be, and the rest is as it was."""
     looked = g.spread(rows, 64)

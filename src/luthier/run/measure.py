@@ -14,6 +14,7 @@ from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
 from luthier.base.nouns import Chat, Choice
+from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, LossProbe, Probe, WinRateProbe
 from luthier.evals.answers import answer_all, wins
 from luthier.evals.choices import pick_options
@@ -22,6 +23,14 @@ from luthier.evals.loss import losses
 from luthier.generate import Sampling
 from luthier.model.load import Loaded, add_chat_template
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
+from luthier.run.masked import (
+    measure_fill_mask,
+    measure_masked_loss,
+    measure_pseudo_perplexity,
+    pseudo_perplexities,
+    shares_filled,
+    write_blanks,
+)
 from luthier.run.memo import code_hash, versions
 from luthier.run.result import write_samples
 from luthier.tokens.prepare import prepare
@@ -120,7 +129,9 @@ def measure_answers(context: Context, probe: AnswersProbe, loaded: Loaded, ref: 
 
 
 def measure_loss(context: Context, probe: LossProbe, loaded: Loaded, ref: ModelRef) -> Measured:
-    """Summed nats and tokens, row by row."""
+    """Summed nats and tokens, row by row; of an encoder, the hidden ones under a fixed mask."""
+    if loaded.lm.encoder is not None:
+        return measure_masked_loss(context, probe, loaded)
     data = context.dataset(probe.data)
     rows = data.heldout if probe.heldout_only else data.train + data.heldout
     length = min(probe.max_length or loaded.context, loaded.context)
@@ -198,21 +209,27 @@ MEASURES: dict[str, Callable[..., Measured]] = {
     "answers": measure_answers,
     "loss": measure_loss,
     "win_rate": measure_wins,
+    "fill_mask": measure_fill_mask,
+    "pseudo_perplexity": measure_pseudo_perplexity,
 }
 SUMMARIES: dict[str, Callable[..., Any]] = {
     "choices": share_right,
     "answers": share_right,
     "loss": rises,
     "win_rate": win_rate,
+    "fill_mask": shares_filled,
+    "pseudo_perplexity": pseudo_perplexities,
 }
 
 
 def base_samples(context: Context, folder: Path) -> None:
     """Answers of an outside base to the report's prompts, before anything is trained."""
-    prompts = context.shown_prompts()
-    if folder.joinpath("samples.jsonl").exists() or not prompts:
+    prompts, fills = context.shown_prompts(), is_masked(context.recipe)
+    if folder.joinpath("samples.jsonl").exists() or not (prompts or fills):
         return
     loaded = context.load(context.models["base"])
+    if fills:
+        return write_blanks(context, folder, loaded)
     how = Sampling(context.recipe.answer_tokens, temperature=0)
     folder.mkdir(parents=True, exist_ok=True)
     write_samples(folder, prompts, answer_all(loaded.lm, renderer_of(loaded), prompts, how))

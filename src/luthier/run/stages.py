@@ -22,6 +22,7 @@ from luthier.run.context import Context, open_context, renderer_of, run_lock
 from luthier.run.grpo import train_grpo
 from luthier.run.kto import train_kto
 from luthier.run.learner import learner_for, require_libraries
+from luthier.run.masked import as_trained, filler, hiding_for
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import find_stage, hardware, versions
 from luthier.run.pairs import answer_guards, answers_for, answers_leak, check_preferences, named_source
@@ -220,7 +221,8 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
     made = {source: prepare_rows(d.train, learner.renderer, length, stage) for source, d in data.items()}
     found = row_guards(context, learner, stage, data, made)
     first = next(iter(made.values())).sequences[:rows]
-    shown = [list(zip(learner.renderer.pieces(s.ids), s.weights, strict=True)) for s in first]
+    trained = as_trained(first, hiding_for(context, folder, stage, learner))
+    shown = [list(zip(learner.renderer.pieces(ids), weights, strict=True)) for ids, weights in trained]
     said = "; ".join(f"{source}: {m.words()}" for source, m in made.items() if m.words())
     if context.start(None) is None:
         save_model(learner.lm.core, learner.loaded.tokenizer, folder.path / "model")
@@ -248,12 +250,16 @@ def check_answers(context: Context, index: int, name: str, stage: Reward | Prefe
 def open_chat(
     run: Path, stage: str | None = None, max_new_tokens: int = 256, temperature: float = 0.0
 ) -> tuple[str, Callable[[Sequence[Message]], str]]:
-    """(which model answers, a function from messages to its answer) for a finished stage of a run.
-    Raises UserError when there is none."""
+    """(which model answers, a function from messages to its answer) for a finished stage of a run. An encoder's
+    answer is what it would put in the last message's masks. Raises UserError when there is none."""
     folder, record = find_stage(run, stage)
     resolved = read_json(run / "resolved.json")
     device = record["hardware"]["device"]
     loaded = load_folder(folder / "model", device, compute_dtype(resolved["base"]["dtype"], device))
+    label = f"{run.name}, stage {record['name']} ({record['parameters']:,} parameters)"
+    if loaded.lm.encoder is not None:
+        fill = filler(loaded)
+        return label, lambda messages: fill(messages[-1].content)
     renderer = renderer_of(loaded)
     turn = 0
 
@@ -269,4 +275,4 @@ def open_chat(
         turn += 1
         return sample(loaded.lm, [ids], how, sorted(renderer.end_ids), renderer.decode)[0][0].text.strip()
 
-    return f"{run.name}, stage {record['name']} ({record['parameters']:,} parameters)", answer
+    return label, answer

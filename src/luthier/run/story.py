@@ -20,7 +20,7 @@ from luthier.base.files import read_json
 STAGE_FOLDER = re.compile(r"(?P<index>\d+)-(?P<name>.+)-(?P<hash>[0-9a-f]{6,})")
 KIND_BY_GROUP = {"knowledge": "choices", "forgetting": "loss"}
 """What a group of metrics is when the resolved recipe does not say; other groups are called by their kind."""
-SHARES = frozenset({"choices", "answers", "reward", "win_rate"})
+SHARES = frozenset({"choices", "answers", "reward", "win_rate", "fill_mask"})
 """Kinds of figures that lie in 0..1."""
 
 

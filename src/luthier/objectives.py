@@ -158,9 +158,12 @@ def group_policy(
     clip: tuple[float, float],
     ref_logp_M: Tensor | None = None,
     kl: float = 0.0,
+    kl_corrected: bool = False,
 ) -> Clipped:
     """Σ w · (−min(ρA, clip(ρ, 1 − ε_low, 1 + ε_high)A) + β·k3), ρ = exp(logp − old), k3 the estimate of the KL to the
     reference (`kl_estimate`), which is left out where there is none. `clip` is (ε_low, ε_high).
+
+    The gradient of k3 at samples of π is not that of the KL; that of ρ·k3 is (`kl_corrected`).
 
     Shao et al. 2024, eq. 3 and 4; the two ends of the clip: Yu et al. 2025 (DAPO), eq. 8. With w = 1/|answer| and
     divided by the answers it is GRPO's loss; with w = 1 and divided by the tokens DAPO's; with w = 1 and divided by
@@ -170,5 +173,6 @@ def group_policy(
     free_M, held_M = ratio_M * advantage_M, ratio_M.clamp(1 - clip[0], 1 + clip[1]) * advantage_M
     per_token_M = -torch.minimum(free_M, held_M)
     if ref_logp_M is not None and kl:
-        per_token_M = per_token_M + kl * kl_estimate(logp_M, ref_logp_M)
+        kl_M = kl_estimate(logp_M, ref_logp_M)
+        per_token_M = per_token_M + kl * (ratio_M * kl_M if kl_corrected else kl_M)
     return Clipped((weight_M * per_token_M).sum(), (held_M < free_M).sum())

@@ -151,6 +151,23 @@ def test_the_kl_is_schulmans_k3_with_its_gradient():
     assert logp_M.grad.tolist() == pytest.approx([0.3 * (1 - math.exp(-0.5)), 0.3 * 0.5 * (1 - math.exp(1.0))])
 
 
+def test_the_corrected_kl_has_the_gradient_of_the_kl():
+    """In the mean over all tokens by their probability: Σ_v π_v ∇(ρ·k3)_v = ∇ KL(π‖ref), for any π and reference."""
+    rng = torch.Generator().manual_seed(0)
+    logits_V, ref_V = (torch.randn(6, generator=rng, dtype=torch.float64).requires_grad_() for _ in range(2))
+    logp_V, ref_logp_V = logits_V.log_softmax(-1), ref_V.log_softmax(-1).detach()
+    kl = (logp_V.exp() * (logp_V - ref_logp_V)).sum()
+    (expected,) = torch.autograd.grad(kl, logits_V, retain_graph=True)
+    zeros_V, weight_V = torch.zeros(6, dtype=torch.float64), logp_V.detach().exp()
+    found = {}
+    for corrected in (True, False):
+        loss = group_policy(logp_V, logp_V.detach(), zeros_V, weight_V, (0.2, 0.2), ref_logp_V, 1.0, corrected).loss
+        assert loss.item() == pytest.approx(kl.item())
+        (found[corrected],) = torch.autograd.grad(loss, logits_V, retain_graph=True)
+    torch.testing.assert_close(found[True], expected)
+    assert (found[False] - expected).norm() > 0.1 * expected.norm()
+
+
 @pytest.mark.parametrize(
     ("average", "expected"),
     # answers of 1 and 3 tokens with advantages 2 and −1, at ratio 1: −Σ over tokens of A

@@ -215,6 +215,9 @@ class Grpo(Training):
     """... and to 1 + this from above; default: the same. Yu et al. 2025 (DAPO) use 0.28."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the KL to the reference in the loss."""
+    kl_corrected: bool = False
+    """Multiply the KL of a token by the policy ratio, which makes its gradient that of the KL itself (DeepSeek-V3.2,
+    2025); default: the gradient of the estimate, as GRPO has it."""
     kl_stop: float | None = Field(default=None, gt=0)
     """Stop with an error when the mean KL per answer (nats) passes this: the policy has left the reference."""
 

@@ -221,8 +221,9 @@ def group_loss(lm: LanguageModel, how: Grpo, micro: Micro, stats: dict[str, floa
     logp_M = score(lm, batch, how.temperature)
     old_logp_M = data.get("old_logp_M", logp_M.detach())
     clip = (how.clip, how.clip if how.clip_high is None else how.clip_high)
+    reference_M = data.get("ref_logp_M")
     actor = group_policy(
-        logp_M, old_logp_M, data["advantage_M"], data["weight_M"], clip, data.get("ref_logp_M"), how.kl
+        logp_M, old_logp_M, data["advantage_M"], data["weight_M"], clip, reference_M, how.kl, how.kl_corrected
     )
     n = float(len(batch.from_M))
     watched: dict[str, tuple[Tensor | float, float]] = {"clip_frac": (actor.clipped.detach(), n)}

@@ -70,8 +70,8 @@ MEANING = {
     "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",
     "loss": "Change of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
     "learned.",
-    "fill_mask": "One place at a time is hidden in held-out text: how often the truth is the model's likeliest filling, "
-    "and how often it is among its five likeliest.",
+    "fill_mask": "One place at a time is hidden in held-out text: how often the truth is the likeliest filling, and how "
+    "often it is among the five likeliest.",
     "pseudo_perplexity": "Each token of held-out text is hidden in turn: exp of the mean −log p of the truth, lower is "
     "better.",
 }

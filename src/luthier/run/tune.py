@@ -147,7 +147,8 @@ def leak_guard(context: Context, data: dict[str, Dataset]) -> g.Guard:
 def measured_rows(context: Context, probe: Any) -> list[Example]:
     """The rows that a probe measures: none of them may be trained on."""
     data = context.dataset(probe.data)
-    return data.heldout if probe.kind == "loss" and probe.heldout_only else data.train + data.heldout
+    held = probe.kind in ("loss", "fill_mask", "pseudo_perplexity") and probe.heldout_only
+    return data.heldout if held else data.train + data.heldout
 
 
 def lm_loss(lm: LanguageModel, micro: Micro) -> Loss:

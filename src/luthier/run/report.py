@@ -51,53 +51,8 @@ from luthier.run.story import (
     verdict,
     written,
 )
+from luthier.run.words import COLOURS, LARGE, MEANING, OTHER_MEANING, PLUMBING, PREFERRING, TITLES, WORK
 
-COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "--gold", "reward": "--plum"}
-COLOURS |= {"ppo": "--red"}
-WORK = {
-    "pretrain": "learns to continue documents",
-    "sft": "learns to answer",
-    "prefer": "answers are compared",
-    "reward": "learns what is preferred",
-    "ppo": "is moved towards what is preferred",
-}
-MEANING = {
-    "choices": "Multiple choice: the share of questions whose right option the model finds most likely. Nothing is "
-    "written.",
-    "answers": "The model writes an answer to a held-out question; the share of answers that contain the right value.",
-    "reward": "Held-out preference pairs: how often the reward model scores the preferred answer higher, beside a "
-    "baseline that only looks at length.",
-    "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",
-    "loss": "Change of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
-    "learned.",
-    "fill_mask": "One place at a time is hidden in held-out text: how often the truth is the likeliest filling, and how "
-    "often it is among the five likeliest.",
-    "pseudo_perplexity": "Each token of held-out text is hidden in turn: exp of the mean −log p of the truth, lower is "
-    "better.",
-}
-OTHER_MEANING = "Measured on data that was not trained on."
-PLUMBING = frozenset({"step", "steps", "t", "tokens", "seconds"})
-"""Numbers of step events that say where a step is, not how it went."""
-TITLES = {
-    "accuracy": ("Accuracy", "pairs ranked as labelled"),
-    "reward": ("Reward", "mean score of an answer"),
-    "kl": ("KL to the reference", "nats an answer"),
-    "entropy": ("Entropy", "nats a token"),
-    "answer_tokens": ("Answer length", "tokens"),
-    "clip_frac": ("Clipped", "share of tokens"),
-    "ended_frac": ("Ended", "share of answers"),
-    "kl_coefficient": ("KL coefficient", ""),
-    "step_kl": ("KL of one update", "nats a token"),
-    "value_loss": ("Value loss", ""),
-    "policy_loss": ("Policy loss", ""),
-    "loss": ("Loss", ""),
-    "lr": ("Learning rate", ""),
-    "grad_norm": ("Gradient norm", "before clipping"),
-    "margin": ("Margin", "preferred − other"),
-    "sampler_drift": ("Sampler − trainer", "nats, largest"),
-}
-LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl")}
-"""Which curves of a kind of stage are drawn large; of other kinds, the loss."""
 MOST_CURVES, MOST_PROMPTS, MOST_REJECTED, MOST_CHARACTERS, MOST_NOTES, MOST_SAMPLES = 24, 16, 12, 4000, 12, 8
 PREVIEW = 240  # characters of a long answer before it is opened
 
@@ -240,9 +195,9 @@ def scale_of(
         ends = [x for f in part for x in (f.value, f.low, f.high) if x is not None]
         ticks = nice_ticks(min(0.0, *ends), max(0.0, *ends), 5)
         return (ticks[0], ticks[-1]), [0.0], ""
-    references, remark = [0.5] if group.kind in ("win_rate", "reward") else [], ""
+    references, remark = [0.5] if group.kind in ("win_rate", *PREFERRING) else [], ""
     noise = [stage["noise"] for stage in story.resolved.get("stages", []) if stage.get("noise")]
-    if group.kind == "reward" and noise:
+    if group.kind in PREFERRING and noise:
         references.append(1 - noise[0])
         remark = (
             f"{100 - noise[0] * 100:g} % is all that can be expected: {noise[0] * 100:g} % of the labels are flipped."
@@ -253,8 +208,8 @@ def scale_of(
 def colour_of(figure: Figure, group: Group, kinds: Mapping[str, str]) -> str:
     """The colour of the stage whose model was measured; grey for the base and for baselines."""
     name = figure.name.partition("_vs_")[0]
-    if group.kind == "reward":
-        return "--grey" if "baseline" in name else "--plum"
+    if group.kind in PREFERRING:
+        return "--grey" if "baseline" in name else COLOURS[group.kind]
     return COLOURS.get(kinds.get(name, name), "--ink")
 
 

@@ -33,6 +33,7 @@ from luthier.run.report import write_report
 from luthier.run.reward import train_reward
 from luthier.run.rewards import check_programs
 from luthier.run.tune import prepare_rows, row_guards, sources_of, train_language_model
+from luthier.run.words import PREFERRING
 from luthier.tokens.prepare import prepare_labelled
 
 STAGES: dict[str, Callable[[Context, int, Any], None]] = {
@@ -48,9 +49,6 @@ STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "grpo": train_grpo,
     "best_of": draw_best,
 }
-
-PREFERRING = ("reward", "dpo", "orpo", "simpo", "kto")
-"""Stages that measure themselves on held-out preferences."""
 
 
 def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] = ()) -> Path:

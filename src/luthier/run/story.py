@@ -16,12 +16,15 @@ from typing import Any, NamedTuple
 from luthier.base.errors import UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
+from luthier.run.words import PREFERRING
 
 STAGE_FOLDER = re.compile(r"(?P<index>\d+)-(?P<name>.+)-(?P<hash>[0-9a-f]{6,})")
 KIND_BY_GROUP = {"knowledge": "choices", "forgetting": "loss"}
 """What a group of metrics is when the resolved recipe does not say; other groups are called by their kind."""
 SHARES = frozenset({"choices", "answers", "reward", "win_rate", "fill_mask"})
 """Kinds of figures that lie in 0..1."""
+NATS = frozenset({"margin", "loss", "chosen_gain", "rejected_gain", "good_gain", "bad_gain", "kl"})
+"""Names of figures that are no probabilities, whatever their value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Group:
 
     def is_share(self, figure: Figure) -> bool:
         """Whether a figure is shown as a percentage: a probability of something, not a loss or a margin."""
-        if self.kind == "loss" or figure.loss is not None or figure.name == "margin":
+        if self.kind == "loss" or figure.loss is not None or figure.name in NATS:
             return False
         ends = [x for x in (figure.value, figure.low, figure.high) if x is not None]
         return self.kind in SHARES or all(0 <= x <= 1 for x in ends)
@@ -230,7 +233,7 @@ def groups(story: Story) -> list[Group]:
     """The figures by their top-level key, each group with the kind of probe that measured it."""
     probes = story.resolved.get("evaluate", {})
     found = []
-    made = {s.name: s.kind for s in story.stages if s.kind == "reward"}
+    made = {s.name: s.kind for s in story.stages if s.kind in PREFERRING}
     for name, tree in story.report.get("metrics", {}).items():
         kind = probes.get(name, {}).get("kind") or made.get(name) or KIND_BY_GROUP.get(name, name)
         leaves = list(figures(tree))
@@ -253,7 +256,7 @@ def losses(story: Story) -> dict[str, list[Figure]]:
 def stage_word(name: str) -> str:
     """A stage's name in a sentence: the field's acronyms in capitals."""
     words = name.replace("_", " ").split(" ")
-    return " ".join(word.upper() if word in ("sft", "ppo", "dpo", "grpo") else word for word in words)
+    return " ".join(word.upper() if word in ("sft", "ppo", "dpo", "orpo", "kto", "grpo") else word for word in words)
 
 
 def percent(value: float) -> str:

@@ -1,0 +1,68 @@
+"""The report's words: what a stage does, what a figure means, what a curve is called, and the colours of stages."""
+
+from __future__ import annotations
+
+PREFERRING = ("reward", "dpo", "orpo", "simpo", "kto")
+"""Stages that measure themselves on held-out preferences."""
+COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "--gold", "reward": "--plum"}
+COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red")
+WORK = {
+    "pretrain": "learns to continue documents",
+    "sft": "learns to answer",
+    "prefer": "answers are compared",
+    "reward": "learns what is preferred",
+    "ppo": "is moved towards what is preferred",
+    "dpo": "learns from pairs which answer is preferred",
+    "orpo": "learns answers and which is preferred at once",
+    "simpo": "learns from pairs which answer is preferred",
+    "kto": "learns from answers marked good or bad",
+}
+PAIRS = (
+    "Held-out preference pairs: how often the model's implicit reward is higher for the preferred answer, beside a "
+    "baseline that only looks at length. Gains are in nats an answer, over the model it started from."
+)
+MEANING = {
+    "choices": "Multiple choice: the share of questions whose right option the model finds most likely. Nothing is "
+    "written.",
+    "answers": "The model writes an answer to a held-out question; the share of answers that contain the right value.",
+    "reward": "Held-out preference pairs: how often the reward model scores the preferred answer higher, beside a "
+    "baseline that only looks at length.",
+    **dict.fromkeys(("dpo", "orpo", "simpo"), PAIRS),
+    "kto": "Held-out answers marked good or bad: how often the model gained, over the one it started from, on those "
+    "that are good and lost on those that are bad. Gains and KL are in nats an answer.",
+    "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",
+    "loss": "Change of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
+    "learned.",
+    "fill_mask": "One place at a time is hidden in held-out text: how often the truth is the likeliest filling, and "
+    "how often it is among the five likeliest.",
+    "pseudo_perplexity": "Each token of held-out text is hidden in turn: exp of the mean −log p of the truth, lower is "
+    "better.",
+}
+OTHER_MEANING = "Measured on data that was not trained on."
+PLUMBING = frozenset({"step", "steps", "t", "tokens", "seconds"})
+"""Numbers of step events that say where a step is, not how it went."""
+TITLES = {
+    "accuracy": ("Accuracy", "pairs ranked as labelled"),
+    "reward": ("Reward", "mean score of an answer"),
+    "kl": ("KL to the reference", "nats an answer"),
+    "entropy": ("Entropy", "nats a token"),
+    "answer_tokens": ("Answer length", "tokens"),
+    "clip_frac": ("Clipped", "share of tokens"),
+    "ended_frac": ("Ended", "share of answers"),
+    "kl_coefficient": ("KL coefficient", ""),
+    "step_kl": ("KL of one update", "nats a token"),
+    "value_loss": ("Value loss", ""),
+    "policy_loss": ("Policy loss", ""),
+    "loss": ("Loss", ""),
+    "lr": ("Learning rate", ""),
+    "grad_norm": ("Gradient norm", "before clipping"),
+    "margin": ("Margin", "preferred − other"),
+    "chosen_gain": ("Preferred answers", "nats over the reference"),
+    "rejected_gain": ("Other answers", "nats over the reference"),
+    "good_gain": ("Good answers", "nats over the reference"),
+    "bad_gain": ("Bad answers", "nats over the reference"),
+    "sampler_drift": ("Sampler − trainer", "nats, largest"),
+}
+LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl")}
+LARGE |= dict.fromkeys(("dpo", "orpo", "simpo", "kto"), ("loss", "accuracy"))
+"""Which curves of a kind of stage are drawn large; of other kinds, the loss."""

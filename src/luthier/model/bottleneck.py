@@ -215,7 +215,7 @@ def put(core: nn.Module, places: Iterable[str], name: str, how: Settings, width:
     """A new adapter on the outputs of these modules of width D; random numbers come from torch's generator."""
     device = next(core.parameters()).device
     for place in places:
-        site_on(core.get_submodule(place)).adapters[name] = Bottleneck(width, how).to(device)
+        site_on(core.get_submodule(place)).adapters[name] = Bottleneck(width, how).to(device).train(core.training)
 
 
 def put_saved(core: nn.Module, name: str, folder: Path) -> Settings:
@@ -270,11 +270,12 @@ def write_folder(core: Any, name: str, how: Settings, folder: Path) -> None:
 
 
 def fix(core: nn.Module, name: str) -> None:
-    """Makes an adapter a part of the model: frozen, and always on."""
+    """Makes an adapter a part of the model: frozen, always on, and without dropout, as merged ones are."""
     for site in sites(core).values():
         if name in site.adapters:
             site.fixed = (*site.fixed, name)
-            site.adapters[name].requires_grad_(False)
+            adapter: Any = site.adapters[name].requires_grad_(False)
+            adapter.dropout = 0.0
 
 
 def on_linear_layers(core: nn.Module) -> list[str]:

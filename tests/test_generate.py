@@ -64,21 +64,21 @@ def test_sampled_logps_are_those_of_the_temperature():
 def test_drawing_follows_the_distribution():
     logits = torch.log(torch.tensor([0.5, 0.25, 0.125, 0.125])).repeat(20000, 1)
     uniform = torch.from_numpy(np.random.default_rng(0).random(20000))
-    share = torch.bincount(choose(logits, uniform, Sampling()), minlength=4) / 20000
+    share = torch.bincount(choose(logits, uniform, Sampling()).token_N, minlength=4) / 20000
     torch.testing.assert_close(share, torch.tensor([0.5, 0.25, 0.125, 0.125]), atol=0.01, rtol=0)
     # top-p 0.7 keeps the two likeliest (0.5 < 0.7 <= 0.75): 2/3 and 1/3; top-k 1 is greedy
-    nucleus = torch.bincount(choose(logits, uniform, Sampling(top_p=0.7)), minlength=4) / 20000
+    nucleus = torch.bincount(choose(logits, uniform, Sampling(top_p=0.7)).token_N, minlength=4) / 20000
     torch.testing.assert_close(nucleus, torch.tensor([2 / 3, 1 / 3, 0, 0]), atol=0.01, rtol=0)
-    assert choose(logits, uniform, Sampling(top_k=1)).eq(0).all()
+    assert choose(logits, uniform, Sampling(top_k=1)).token_N.eq(0).all()
     # temperature 0.5 squares the odds: 16:4:1:1
-    cold = torch.bincount(choose(logits, uniform, Sampling(temperature=0.5)), minlength=4) / 20000
+    cold = torch.bincount(choose(logits, uniform, Sampling(temperature=0.5)).token_N, minlength=4) / 20000
     torch.testing.assert_close(cold, torch.tensor([16, 4, 1, 1]) / 22, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.999999999])
 def test_the_edges_of_the_draw_never_give_an_impossible_token(draw):
     logits = torch.tensor([[-float("inf"), 0.0, 0.0, -float("inf")]])
-    assert choose(logits, torch.tensor([draw], dtype=torch.float64), Sampling()).item() in (1, 2)
+    assert choose(logits, torch.tensor([draw], dtype=torch.float64), Sampling()).token_N.item() in (1, 2)
 
 
 @pytest.mark.parametrize("penalty", [1.3, 0.8])

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Sample, Tokens
-from luthier.model.attention import DecodePlan, ForestPlan, using
+from luthier.model.attention import ForestPlan, using
+from luthier.model.decode import DecodePlan
 from luthier.model.score import LanguageModel, logits_of
 from luthier.model.virtual import NOTHING, Virtual, virtual_of
 from luthier.tokens.pack import forest, paths
+
+BLOCK = 128
+"""Tokens of the vocabulary that are summed together when one is drawn."""
+DROP_BELOW = 5 / 6
+"""Share of the computed rows still growing at which the others are let go."""
 
 
 @dataclass(frozen=True)
@@ -74,47 +81,76 @@ class Rows:
     def draw(self, logits_NV: Tensor, step: int, end_ids: Tensor) -> Tensor:
         """Draws the next token of every live row, records it where the row has not ended, and returns it [N]."""
         rows = self.alive
-        next_N = choose(logits_NV, self.uniform[rows, step], self.how, None if self.seen is None else self.seen[rows])
-        temperature = self.how.temperature if self.how.temperature > 0 else 1.0
-        logp_N = torch.log_softmax(logits_NV / temperature, dim=-1).gather(1, next_N[:, None]).squeeze(1)
+        drawn = choose(logits_NV, self.uniform[rows, step], self.how, None if self.seen is None else self.seen[rows])
         going = ~self.ended[rows]
-        self.ids[rows[going], step] = next_N[going]
-        self.logps[rows[going], step] = logp_N[going]
+        self.ids[rows[going], step] = drawn.token_N[going]
+        self.logps[rows[going], step] = drawn.logp_N[going]
         self.length[rows[going]] += 1
-        self.ended[rows[going]] = torch.isin(next_N[going], end_ids)
+        self.ended[rows[going]] = torch.isin(drawn.token_N[going], end_ids)
         if self.seen is not None:
-            self.seen[rows, next_N] = True
-        return next_N
+            self.seen[rows, drawn.token_N] = True
+        return drawn.token_N
 
-    def unfinished_prompts(self) -> Tensor:
-        """Indices, among the live prompts, of those with a row that goes on."""
-        return torch.nonzero((~self.ended[self.alive]).view(-1, self.samples).any(1)).squeeze(1)
+    def unfinished(self) -> Tensor:
+        """Indices, among the live rows, of those that go on."""
+        return torch.nonzero(~self.ended[self.alive]).squeeze(1)
 
-    def keep_prompts(self, keep_B: Tensor) -> None:
-        """Stops computing all other prompts' rows."""
-        self.alive = self.alive.view(-1, self.samples)[keep_B].flatten()
+    def keep(self, rows_N: Tensor) -> None:
+        """Stops computing all other rows."""
+        self.alive = self.alive[rows_N]
 
 
-def choose(logits_NV: Tensor, uniform_N: Tensor, how: Sampling, seen_NV: Tensor | None = None) -> Tensor:
+class Drawn(NamedTuple):
+    """A token for each row, and its log-prob under softmax(logits / temperature) in nats (temperature 1 if greedy)."""
+
+    token_N: Tensor
+    logp_N: Tensor
+
+
+def choose(logits_NV: Tensor, uniform_N: Tensor, how: Sampling, seen_NV: Tensor | None = None) -> Drawn:
     """Draws one token a row by inverting the cumulative distribution at `uniform_N` (in [0, 1))."""
+    if how.temperature not in (0, 1):
+        logits_NV = logits_NV / how.temperature
+    probs_NV = torch.softmax(logits_NV, dim=-1)
+    # log Σe^z through the likeliest token, whose probability is no rounding error.
+    log_total_N = logits_NV.amax(-1) - probs_NV.amax(-1).log()
+    if seen_NV is not None or (how.temperature > 0 and (how.top_k is not None or how.top_p < 1)):
+        probs_NV = filtered(logits_NV, how, seen_NV)
+    token_N = probs_NV.argmax(-1) if how.temperature == 0 else invert(probs_NV, uniform_N)
+    if how.temperature == 0 and seen_NV is None:
+        token_N = logits_NV.argmax(-1)  # two logits may be one probability
+    return Drawn(token_N, logits_NV.gather(1, token_N[:, None]).squeeze(1) - log_total_N)
+
+
+def filtered(logits_NV: Tensor, how: Sampling, seen_NV: Tensor | None) -> Tensor:
+    """Probabilities (not normalised) after repetition penalty, top-k and top-p; `logits_NV` are over the temperature
+    already."""
     if seen_NV is not None:  # Keskar et al. 2019, §4.1, in the form that transformers uses
         p = how.repetition_penalty
         logits_NV = torch.where(seen_NV, torch.where(logits_NV > 0, logits_NV / p, logits_NV * p), logits_NV)
-    if how.temperature == 0:
-        return logits_NV.argmax(-1)
-    logits_NV = logits_NV / how.temperature
-    if how.top_k is not None:
+    if how.temperature > 0 and how.top_k is not None:
         kth = logits_NV.topk(min(how.top_k, logits_NV.shape[-1]), dim=-1).values[:, -1:]
         logits_NV = logits_NV.masked_fill(logits_NV < kth, float("-inf"))
     probs_NV = torch.softmax(logits_NV.double(), dim=-1)
-    if how.top_p < 1:  # the smallest set of the likeliest tokens whose mass reaches top_p
+    if how.temperature > 0 and how.top_p < 1:  # the smallest set of the likeliest tokens whose mass reaches top_p
         ranked, order = probs_NV.sort(dim=-1, descending=True)
         beyond = ranked.cumsum(-1) - ranked >= how.top_p
         probs_NV = probs_NV.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), 0)
-    cdf_NV = probs_NV.cumsum(-1)
-    draw_N1 = (uniform_N.to(cdf_NV.dtype) * cdf_NV[:, -1])[:, None]
-    # `right`: the first token whose cumulative mass exceeds the draw, so a token of probability 0 is never drawn.
-    return torch.searchsorted(cdf_NV, draw_N1, right=True).squeeze(1).clamp(max=logits_NV.shape[-1] - 1)
+    return probs_NV
+
+
+def invert(probs_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    """The token at which the cumulative sum of `probs_NV` first exceeds `uniform_N` times its total: first the block
+    of tokens, then the token in it, so that no sum runs over all V. A token of probability 0 is never drawn."""
+    blocks = F.pad(probs_NV, (0, -probs_NV.shape[1] % BLOCK)).view(len(probs_NV), -1, BLOCK)
+    mass = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    target_N1 = (uniform_N.double() * mass[:, -1])[:, None]
+    block_N1 = torch.searchsorted(mass, target_N1, right=True).clamp(max=blocks.shape[1] - 1)
+    before_N1 = torch.where(block_N1 > 0, mass.gather(1, (block_N1 - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block_N1[:, :, None].expand(-1, 1, BLOCK)).squeeze(1).double().cumsum(-1)
+    token_N1 = torch.searchsorted(inside, target_N1 - before_N1, right=True)
+    last_N1 = torch.searchsorted(inside, inside[:, -1:].contiguous())  # where rounding would pass the block's end
+    return (block_N1 * BLOCK + torch.minimum(token_N1, last_N1)).squeeze(1)
 
 
 @torch.no_grad()
@@ -194,16 +230,15 @@ def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows,
     logits_NV = logits_of(lm, hidden_TD[batch.last_N]).repeat_interleave(rows.samples, 0)
     for step in range(how.max_new_tokens):
         next_N = rows.draw(logits_NV, step, ends)
-        going_B = rows.unfinished_prompts()
-        if len(going_B) == 0 or step + 1 == how.max_new_tokens:
+        going_N = rows.unfinished()
+        if len(going_N) == 0 or step + 1 == how.max_new_tokens:
             return
-        # Dropping rows copies their keys: worth it once an eighth of them has ended.
-        if len(going_B) <= len(plan.lengths_B) * 7 // 8:
-            next_N = next_N.view(-1, rows.samples)[going_B].flatten()
-            plan.keep_prompts(going_B)
-            rows.keep_prompts(going_B)
-        position_N = plan.lengths_B.repeat_interleave(rows.samples) + step
-        logits_NV = logits_of(lm, forward(lm, plan, next_N, position_N))
+        # Letting rows go copies the others' keys: worth it once some have ended.
+        if len(going_N) <= len(rows.alive) * DROP_BELOW:
+            next_N = next_N[going_N]
+            plan.keep(going_N)
+            rows.keep(going_N)
+        logits_NV = logits_of(lm, forward(lm, plan, next_N, plan.positions()))
         plan.advance()
 
 
@@ -231,7 +266,7 @@ def grow_rows(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, e
         )
         out = lm.module(**inputs)
         fresh_NL = rows.draw(out.logits[:, -1].float(), step, ends)[:, None]
-        if len(rows.unfinished_prompts()) == 0:
+        if len(rows.unfinished()) == 0:
             return
         ids_NL = torch.cat([ids_NL, fresh_NL], dim=1)
         carried = lm.core._update_model_kwargs_for_generation(out, carried)

@@ -27,7 +27,7 @@ from luthier.base.seeds import seed_for
 from luthier.base.tuning import Quantize
 from luthier.model.carried import VIRTUAL, bare, kinds, load_carried, save_carried
 from luthier.model.encoders import CLASS, first_position, is_encoder
-from luthier.model.quantise import is_quantised, loading, settle
+from luthier.model.quantise import is_quantised, leave_file, loading, settle
 from luthier.model.score import LanguageModel
 from luthier.model.verify import LoadCheck, choose_layout, context_of
 from luthier.model.virtual import rows_refused, virtual_of
@@ -107,8 +107,12 @@ def fresh_encoder(fresh: Fresh, tokenizer: Any, seed: int) -> BertForMaskedLM:
 
 def wrap(module: torch.nn.Module, tokenizer: Any, device: str, dtype: torch.dtype) -> Loaded:
     """Checks the model's layout and moves it to the device; a quantised one is there already."""
-    settle(module, torch.float32)  # the check compares in full precision
-    lm, check = choose_layout(module if is_quantised(module) else module.to(device), dtype)
+    if is_quantised(module):
+        leave_file(module)
+        settle(module, torch.float32)  # the check compares in full precision
+    else:
+        module.to(device)
+    lm, check = choose_layout(module, dtype)
     settle(module, dtype)
     ends = lm.core.generation_config.eos_token_id if lm.core.can_generate() and lm.core.generation_config else None
     return Loaded(lm, tokenizer, check, tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,))

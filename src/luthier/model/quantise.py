@@ -64,6 +64,15 @@ def is_quantised(module: nn.Module) -> bool:
     return next(layers(module), None) is not None
 
 
+def leave_file(module: nn.Module) -> None:
+    """Copies what a quantised model holds in full precision out of the file that it was mapped from. One tensor left
+    there keeps all pages of the file resident, the unquantised weights' among them."""
+    held = {id(layer.weight) for _, layer in layers(module)}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if id(tensor) not in held:
+            tensor.data = tensor.data.clone()
+
+
 def held_as(module: nn.Module) -> Quantize | None:
     """How a model's base is held; None: in full precision."""
     layer = next((layer for _, layer in layers(module)), None)
@@ -110,7 +119,7 @@ class Int8Product(torch.autograd.Function):
 
 def int8_weight(rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """[out, in] 8-bit rows with their largest absolute values [out] as a matrix of `dtype`."""
-    return rows.to(dtype) * (scale / 127).to(dtype).unsqueeze(1)
+    return torch.mul(rows, (scale / 127).to(dtype).unsqueeze(1))  # of the scale's type, in one pass
 
 
 def weight_of(layer: Any) -> Tensor:

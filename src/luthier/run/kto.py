@@ -60,7 +60,7 @@ def run_kto(
     context: Context, folder: StageFolder, stage: Kto, log: EventLog, training: list[Labelled], heldout: list[Labelled]
 ) -> None:
     """Guards, the reference's log-probs, training, figures, certificate, saved model."""
-    learner = started(context, folder, stage)
+    learner = started(context, folder, stage, chat=True)
     length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
     kept, made = prepare_labelled(training, learner.renderer, length, stage.overlong)
     held, held_made = prepare_labelled(heldout, learner.renderer, length, "drop")

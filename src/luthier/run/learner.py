@@ -58,11 +58,16 @@ def learner_for(context: Context, folder: StageFolder, stage: Pretrain | Sft) ->
     return as_learner(context, folder, stage, loaded, ADAPTER, grown)
 
 
-def started(context: Context, folder: StageFolder, stage: Training, adapter: str = ADAPTER) -> Learner:
-    """The model that an earlier stage made, about to be trained further."""
+def started(
+    context: Context, folder: StageFolder, stage: Training, adapter: str = ADAPTER, chat: bool = False
+) -> Learner:
+    """The model that an earlier stage made, about to be trained further; with a chat template, where `chat` asks for
+    one and it has none."""
     start = context.start(stage.init)
     assert start is not None
-    return as_learner(context, folder, stage, context.load(start, stage.quantize), adapter)
+    loaded = context.load(start, stage.quantize)
+    grown = add_chat_template(loaded, context.recipe.seed) if chat else ()
+    return as_learner(context, folder, stage, loaded, adapter, grown)
 
 
 def as_learner(

@@ -73,7 +73,7 @@ def run_preference(
     context: Context, folder: StageFolder, stage: PairStage, log: EventLog, training: list[Pair], heldout: list[Pair]
 ) -> None:
     """Guards, the reference's log-probs, training, figures, certificate, saved model."""
-    learner = started(context, folder, stage)
+    learner = started(context, folder, stage, chat=True)
     length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
     pairs, _, made = prepare_pairs(training, learner.renderer, length, stage.overlong)
     held, _, _ = prepare_pairs(heldout, learner.renderer, length, "drop")

@@ -233,7 +233,7 @@ def check_answers(context: Context, index: int, name: str, stage: Reward | Prefe
     start = context.start(None)
     assert start is not None
     loaded = context.load(start)
-    if any(isinstance(other, Sft) for other in context.recipe.stages[:index]):
+    if not isinstance(stage, Reward) or any(isinstance(other, Sft) for other in context.recipe.stages[:index]):
         add_chat_template(loaded, context.recipe.seed)
     renderer = renderer_of(loaded)
     training, heldout, _ = answers_for(context, named_source(stage))

@@ -7,6 +7,7 @@ from typing import Any
 
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
+from luthier.base.files import hash_of
 from luthier.base.nouns import Chat, Example, Text, Tokens
 from luthier.base.recipe import Pretrain, Sft
 from luthier.base.tuning import Replay
@@ -48,6 +49,8 @@ def train_language_model(context: Context, index: int, stage: Pretrain | Sft) ->
     start = context.start(stage.init)
     inputs = {f"data.{source}": context.dataset(source).hash for source in shares}
     inputs["model"] = start.hash if start else "fresh"
+    if start is None:
+        inputs["base"] = hash_of(context.recipe.base.model_dump(mode="json"))
     folder = context.stage(index, name, stage, inputs)
     if not folder.done:
         run_stage(context, folder, stage, shares)

@@ -1,13 +1,14 @@
 """Attention to both sides, for encoders: query q sees key k iff both lie in the same sequence.
 
 Sequences stand one behind the other and share nothing: a token's state depends on all of its sequence, so a common
-prefix has no common states. On a CPU: one fused call a sequence. On a GPU: FlexAttention with the rule as its mask;
-where attention has dropout, which FlexAttention lacks, fused calls there too.
+prefix has no common states. On a CPU: one fused call for all sequences of one length. On a GPU: FlexAttention with the
+rule as its mask; where attention has dropout, which FlexAttention lacks, fused calls there too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ class BothSidesPlan:
         self.batch = batch
         runs = nodes(batch.end_T)
         assert len(runs) == batch.n and not any(run.above for run in runs), "an encoder's sequences share nothing"
-        self.sizes = [run.size for run in runs]
+        # Sequences of one length that stand together are one call. Short ones are many, and a call for each would cost
+        # more than what it computes.
+        self.groups = [(len(list(same)), size) for size, same in groupby(run.size for run in runs)]
         self.block_masks: dict[Allowed | None, BlockMask] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
@@ -38,11 +41,13 @@ class BothSidesPlan:
         plainly = extras.softcap is None and extras.sinks_H is None
         if q.device.type == "cuda" and plainly and not extras.dropout:
             return self._by_flex(q, k, v, allowed, extras)
-        heads = q.shape[1]
-        parts = zip(
-            *(x.split(self.sizes, dim=2) for x in (q, repeat_heads(k, heads), repeat_heads(v, heads))), strict=True
-        )
-        return torch.cat([one_sequence(q_S, k_S, v_S, allowed, extras) for q_S, k_S, v_S in parts], dim=2)
+        heads, cuts = q.shape[1], [count * size for count, size in self.groups]
+        parts = zip(*(x.split(cuts, dim=2) for x in (q, repeat_heads(k, heads), repeat_heads(v, heads))), strict=True)
+        outs = []
+        for group, qkv in zip(self.groups, parts, strict=True):
+            q_N, k_N, v_N = (x[0].unflatten(1, group).transpose(0, 1) for x in qkv)
+            outs.append(whole_sequences(q_N, k_N, v_N, allowed, extras).transpose(0, 1).flatten(1, 2)[None])
+        return torch.cat(outs, dim=2)
 
     def block_mask(self, allowed: Allowed | None) -> BlockMask:
         """The rule as a FlexAttention mask; one per layer type and batch. Where nothing is shared, tokens whose
@@ -64,8 +69,9 @@ class BothSidesPlan:
         return out
 
 
-def one_sequence(q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
-    """One fused call: every token of a sequence over all of it, or over what its layer's window lets it see."""
+def whole_sequences(q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
+    """One fused call: every token of some sequences of one length [N, H, L, d] over all of its own sequence, or over
+    what its layer's window lets it see."""
     seen = None
     if allowed is not None:
         position = torch.arange(q.shape[2], device=q.device)

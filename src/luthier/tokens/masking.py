@@ -144,18 +144,19 @@ def hide_at(tokens: Tokens, at: Sequence[int], mask: int) -> Hidden:
 
 
 def pack_hidden(rows: Sequence[Hidden]) -> Batch:
-    """Rows laid flat one behind the other, sharing nothing: what a token is to both sides decides its state, so no
-    state is common to two rows. The state at a hidden position predicts what stood there."""
+    """Rows laid flat, the shortest first, sharing nothing: a token's state depends on both sides, so no state is common
+    to two rows. The state at a hidden position predicts what stood there."""
     sizes = np.array([len(row.ids) for row in rows])
-    stops = np.cumsum(sizes)
+    order = np.argsort(sizes, kind="stable")
+    stops = np.empty_like(sizes)
+    stops[order] = np.cumsum(sizes[order])
     counts = [len(row.at) for row in rows]
     flat = lambda parts: torch.tensor([x for part in parts for x in part], dtype=torch.int64)  # noqa: E731
-    starts_M = torch.from_numpy(np.repeat(stops - sizes, counts))
     return Batch(
-        ids_T=flat([row.ids for row in rows]),
-        pos_T=torch.from_numpy(np.concatenate([np.arange(size) for size in sizes])),
-        end_T=torch.from_numpy(np.repeat(stops, sizes)),
-        from_M=starts_M + flat([row.at for row in rows]),
+        ids_T=flat([rows[n].ids for n in order.tolist()]),
+        pos_T=torch.from_numpy(np.concatenate([np.arange(sizes[n]) for n in order])),
+        end_T=torch.from_numpy(np.repeat(stops[order], sizes[order])),
+        from_M=torch.from_numpy(np.repeat(stops - sizes, counts)) + flat([row.at for row in rows]),
         target_M=flat([row.targets for row in rows]),
         weight_M=torch.ones(sum(counts)),
         seq_M=torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),

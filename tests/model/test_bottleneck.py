@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
-from architectures import FOREST, tiny
+from architectures import COMMON, FOREST, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.base.tuning import Bottleneck, Lora
@@ -100,6 +102,45 @@ def test_the_saved_folder_under_a_ten_line_twin_gives_the_same_log_probs(kind, t
             logits = model(input_ids=torch.tensor([s.ids])).logits[0, :-1]
             expected.append(torch.log_softmax(logits, -1).gather(1, torch.tensor(s.ids)[1:, None]).squeeze(1))
     torch.testing.assert_close(logp(lm), torch.cat(expected), rtol=0, atol=2e-5)
+
+
+def test_the_snippet_of_the_documents_puts_it_on(tmp_path):
+    lm = stir(add_adapter(base("gpt2"), PFEIFFER, "policy", seed=0))
+    save_adapter(lm, "policy", tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def put_on" in block]
+    names: dict = {}
+    exec(code, names)
+    model = names["put_on"](tiny("gpt2"), tmp_path)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([SEQUENCES[0].ids])).logits[0, :-1]
+    expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(SEQUENCES[0].ids)[1:, None]).squeeze(1)
+    torch.testing.assert_close(logp(lm, forest(SEQUENCES[:1])), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_encoders_take_it(kind, tmp_path):
+    torch.manual_seed(0)
+    shape = {
+        **COMMON,
+        "max_position_embeddings": 64,
+        "global_attn_every_n_layers": 1,
+        "sep_token_id": 2,
+        "cls_token_id": 1,
+    }
+    module = AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **shape)).eval()
+    bare = choose_layout(copy.deepcopy(module))[0]
+    cut = [s.ids[:20] for s in SEQUENCES]
+    alone = 1 << 20  # an encoder's sequences share nothing
+    rows = forest([Tokens(ids, (0.0,) + (1.0,) * (len(ids) - 1), "") for ids in cut], min_shared=alone)
+    before = logp(bare, rows)
+    lm = add_adapter(bare, HOULSBY, "policy", seed=0)
+    assert torch.equal(logp(lm, rows), before)
+    stir(lm)
+    save_adapter(lm, "policy", tmp_path)
+    again = load_adapter(choose_layout(module)[0], "policy", tmp_path)
+    assert torch.equal(logp(again, rows), logp(lm, rows)) and not torch.equal(logp(lm, rows), before)
+    assert torch.equal(logp(merged(lm), rows), logp(lm, rows))
 
 
 def test_it_acts_before_the_residual_addition():

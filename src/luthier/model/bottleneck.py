@@ -261,7 +261,8 @@ def read_settings(folder: Path) -> Settings:
 
 def write_folder(core: Any, name: str, how: Settings, folder: Path) -> None:
     """adapter_config.json and adapter_model.safetensors, as PEFT's folders have them."""
-    base = {"base_model_name_or_path": core.config._name_or_path or None, "task_type": "CAUSAL_LM"}
+    task = "CAUSAL_LM" if core.can_generate() else None
+    base = {"base_model_name_or_path": core.config._name_or_path or None, "task_type": task}
     config = {"peft_type": KIND, **base, **how.model_dump(exclude={"kind"})}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

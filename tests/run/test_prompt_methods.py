@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.util import find_spec
 
@@ -127,6 +128,7 @@ def test_a_stage_learns_resumes_bit_for_bit_and_leaves_a_model_that_others_read(
             theirs = PeftModel.from_pretrained(plain, str(adapter)).eval()
             torch.testing.assert_close(peft_logp(theirs), ours, rtol=0, atol=1e-5)
     record = read_json(folders["sft"] / "stage.json")
+    assert any(re.match(r"carried differs by .*, saved differs by", guard["detail"]) for guard in record["guards"])
     assert record["trainable_parameters"] < record["parameters"] / 2
 
 

@@ -18,6 +18,7 @@ from luthier.evals.answers import Answer, answer_all
 from luthier.evals.masked import fillings
 from luthier.generate import Sampling, sample
 from luthier.model.adapt import merged, save_adapter
+from luthier.model.carried import kinds
 from luthier.model.load import load_folder, save_model
 from luthier.model.quantise import settle
 from luthier.model.score import LanguageModel, score
@@ -90,7 +91,8 @@ def save_result(folder: StageFolder, learner: Learner) -> dict[str, Any]:
             save_adapter(lm, learner.adapter, path)
             tokenizer.save_pretrained(path)  # of as many tokens as the base it goes on must be resized to
         whole = merged(lm)
-        gaps["merged"] = float((account(whole, learner)[0] - trained_M).abs().max())
+        what = "merged" if kinds(whole.core) == kinds(lm.core) else "carried"
+        gaps[what] = float((account(whole, learner)[0] - trained_M).abs().max())
     with new_folder(result) as path:
         save_model(whole.core, tokenizer, path, ends)
     device = str(whole.device)

@@ -184,7 +184,7 @@ class Training(Strict):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient; null: no clipping."""
     microbatch_tokens: int | None = Field(default=None, ge=16)
-    """Most tokens in one forward; a step is cut into as many as it needs. Default: 2048 on a CPU, 16384 on a GPU;
+    """Most tokens in one forward; a step is cut into as many as it needs. Default: 1024 on a CPU, 16384 on a GPU;
     halved as often as memory asks."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""

@@ -20,9 +20,9 @@ from luthier.train.loop import Job, Loss, disk_for, try_largest
 from luthier.train.optim import optimizers
 from luthier.train.sources import BatchSource, Micro
 
-MICROBATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+MICROBATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """By device. On a CPU about what its caches hold: a Llama of 16 M parameters trained 1.1-1.2 times as many tokens a
-second in pieces of 1,024 to 2,048 as in one of 8,192 (2 cores, float32 and bfloat16), in a tenth of the memory."""
+second in pieces of 1,024 as in one of 8,192 (2 cores, float32 and bfloat16), in a tenth of the memory."""
 
 
 def job_for(
@@ -50,10 +50,11 @@ def job_for(
         loss=loss,
         evaluate=evaluate,
         how=stage,
-        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, kept),
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, kept, parameters),
         log=log,
         seed=context.seed(folder),
         device=learner.lm.device,
+        dtype=learner.lm.dtype,
     )
 
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from architectures import COMMON, GPT, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
-from luthier.base.tuning import Lora, PrefixTuning, PromptTuning, PTuning
+from luthier.base.tuning import Bottleneck, Lora, PrefixTuning, PromptTuning, PTuning
 from luthier.generate import Sampling, sample
 from luthier.model.adapt import (
     add_adapter,
@@ -27,7 +27,7 @@ from luthier.model.adapt import (
     trainable,
 )
 from luthier.model.attention import ForestPlan
-from luthier.model.carried import kinds
+from luthier.model.carried import carry, kinds
 from luthier.model.load import Loaded, load_folder, save_model
 from luthier.model.score import logits_of, score, states
 from luthier.model.verify import LoadCheck, choose_layout, library_attention, probe_sequences
@@ -324,6 +324,37 @@ def test_what_cannot_take_them_says_so():
     odd = choose_layout(tiny("gpt2"))[0]  # a config that names key/value heads which GPT-2 has not
     with pytest.raises(UserError, match=r"GPT2LMHeadModel \(gpt2\) does not take it as PEFT's own forward does"):
         add_adapter(odd, PREFIX, "policy", 0)
+
+
+def test_another_models_tokens_are_refused(tmp_path):
+    shapes = {"prompt": {"hidden_size": 64}, "prefix": {"num_hidden_layers": 3}}
+    for how, shape in shapes.items():
+        save_adapter(adapted("llama", how), "policy", tmp_path / how)
+        other = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **{**COMMON, **shape}))
+        with pytest.raises(
+            UserError, match=r"belongs to another model: it is for \d+ .*, and LlamaForCausalLM \(llama\) has"
+        ):
+            load_adapter(choose_layout(other)[0], "policy", tmp_path / how)
+        with pytest.raises(UserError, match="belongs to another model"):
+            carry(other, tmp_path / how)
+
+
+@pytest.mark.parametrize("how", ["prompt", "prefix", "bottleneck"])
+def test_bfloat16_arithmetic_is_near(how):
+    adapter = Bottleneck(kind="bottleneck", size=8) if how == "bottleneck" else HOW[how]
+    lm = add_adapter(base("qwen3"), adapter, "policy", 0)
+    with torch.no_grad():
+        for number, p in enumerate(trainable(lm.module).values()):
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
+    half = replace(lm, dtype=torch.bfloat16)
+    rough = score(half, BATCH)
+    assert float((rough.detach() - logp(lm)).abs().mean()) < 0.05
+    (-rough.sum()).backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trainable(lm.module).values())
+    (one,) = sample(half, [SEQUENCES[0].ids[:9]], Sampling(6, temperature=0), [2], str)[0]
+    weights = (0.0,) * 9 + (1.0,) * len(one.ids)
+    scored = logp(half, forest([Tokens(one.prompt_ids + one.ids, weights, "")]))
+    torch.testing.assert_close(scored, torch.tensor(one.logps), rtol=0, atol=0.2)
 
 
 def test_nothing_above_a_batch_leaves_it_as_it_is():

@@ -104,8 +104,8 @@ def site_on(module: nn.Module) -> Site:
 INSTEAD = "Use kind: lora, which goes by linear layers."
 
 
-def does_not_fit(core: Any) -> str:
-    """The architecture, as a message names it."""
+def architecture(core: Any) -> str:
+    """Class and type of a model, as a message names it."""
     return f"{type(core).__name__} ({core.config.model_type})"
 
 
@@ -118,7 +118,7 @@ def places(core: Any, placement: str) -> dict[str, nn.Module]:
         del wanted["attention"]
     found: dict[str, nn.Module] = {}
     if not blocks(core):
-        raise UserError(f"adapter.kind: bottleneck: {does_not_fit(core)} has no numbered list of blocks. {INSTEAD}")
+        raise UserError(f"adapter.kind: bottleneck: {architecture(core)} has no numbered list of blocks. {INSTEAD}")
     for block_name, block in blocks(core).items():
         parts = dict(block.named_modules())
         for what, names in wanted.items():
@@ -126,7 +126,7 @@ def places(core: Any, placement: str) -> dict[str, nn.Module]:
             if name is None:
                 has = ", ".join(part for part, _ in block.named_children())
                 raise UserError(
-                    f"adapter.kind: bottleneck: the blocks of {does_not_fit(core)} have no {what} under a known name "
+                    f"adapter.kind: bottleneck: the blocks of {architecture(core)} have no {what} under a known name "
                     f"(they have {has}). {INSTEAD}"
                 )
             found[f"{block_name}.{name}"] = parts[name]
@@ -226,7 +226,7 @@ def put_saved(core: nn.Module, name: str, folder: Path) -> Settings:
     known = dict(core.named_modules())
     if strangers := [place for place in places if place not in known]:
         raise UserError(
-            f"{folder}: this adapter belongs to another model: there is no {strangers[0]} in {does_not_fit(core)}. "
+            f"{folder}: this adapter belongs to another model: there is no {strangers[0]} in {architecture(core)}. "
             "Give the adapter's own base."
         )
     put(core, places, name, how, tensors[f"{next(iter(places))}.down"].shape[1])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from luthier.base.errors import UserError
 from luthier.base.files import write_json
@@ -61,12 +61,25 @@ def carry(core: Any, folder: Path) -> None:
         bottleneck.put_saved(core, f"carried{index}", folder)
         bottleneck.fix(core, f"carried{index}")
     elif config["peft_type"] in VIRTUAL:
-        device = next(core.parameters()).device
-        tensor = load_file(folder / bottleneck.WEIGHTS)[EMBEDDINGS].to(device)
-        found.prompts[index] = nn.Parameter(tensor, requires_grad=False)
+        found.prompts[index] = nn.Parameter(read_virtual(core, folder), requires_grad=False)
     else:
         raise UserError(f"{folder}: a {config['peft_type']} adapter is merged into the weights, not carried. Merge it.")
     found.configs.append(config)
+
+
+def read_virtual(core: Any, folder: Path) -> Tensor:
+    """A folder's virtual tokens [K, ...], on the model's device. Raises UserError where they are another model's."""
+    config = json.loads((folder / bottleneck.CONFIG).read_text())
+    made_KX = load_file(folder / bottleneck.WEIGHTS)[EMBEDDINGS]
+    prefix = config["peft_type"] == "PREFIX_TUNING"
+    has = core.config.num_hidden_layers if prefix else core.get_input_embeddings().weight.shape[1]
+    given, what = (config["num_layers"], "layers") if prefix else (made_KX.shape[1], "wide embeddings")
+    if given != has:
+        raise UserError(
+            f"{folder}: this adapter belongs to another model: it is for {given} {what}, and "
+            f"{bottleneck.architecture(core)} has {has}. Give the adapter's own base."
+        )
+    return made_KX.to(next(core.parameters()).device)
 
 
 def folders(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from luthier.base.tuning import PrefixTuning, PromptTuning, PTuning
-from luthier.model.carried import carrier
+from luthier.model.carried import carrier, read_virtual
 from luthier.tokens.pack import Batch
 
 ENCODER = "encoder.safetensors"
@@ -188,6 +188,7 @@ def load_virtual(module: Any, name: str, folder: Path, trainable: bool) -> PeftM
     """The model with a folder's virtual tokens, which act. A folder holds what an encoder made, not the encoder: tokens
     that are trained on are trained directly."""
     core = module.get_base_model() if isinstance(module, PeftModel) else module
+    read_virtual(core, folder)  # says whose they are, if not this model's
     with without_checkpointing(core):
         if isinstance(module, PeftModel):
             module.load_adapter(str(folder), adapter_name=name)

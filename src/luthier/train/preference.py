@@ -182,7 +182,7 @@ class Marked:
         max_length: int,
     ) -> None:
         self.lm, self.rows, self.which, self.max_length = lm, rows, which, max_length
-        self.reference, self.limit, self.steps = reference, microbatch_tokens, len(which)
+        self.reference, self.microbatch_tokens, self.steps = reference, microbatch_tokens, len(which)
         self.good_N = torch.tensor(good, dtype=torch.float32)
         self.ref_N = torch.tensor(reference.answers, dtype=torch.float32)
 
@@ -193,7 +193,7 @@ class Marked:
     def baseline(self, step: int) -> float:
         """The step's z under the present weights, in nats."""
         pairs = mismatched([self.rows[i] for i in self.which[step]], self.max_length)
-        return kl_baseline(answer_logps(self.lm, pairs, self.limit), self.reference.mismatched[step])
+        return kl_baseline(answer_logps(self.lm, pairs, self.microbatch_tokens), self.reference.mismatched[step])
 
     def at(self, step: int) -> Step:
         """See BatchSource."""
@@ -201,7 +201,7 @@ class Marked:
         # Answers to one prompt side by side: they share it.
         chosen = sorted(self.which[step], key=lambda i: self.rows[i].ids)
         micros, begin = [], 0
-        for run in split_by_tokens([self.rows[i] for i in chosen], self.limit):
+        for run in split_by_tokens([self.rows[i] for i in chosen], self.microbatch_tokens):
             own = chosen[begin : begin + len(run)]
             begin += len(run)
             data = {"good_N": self.good_N[own], "ref_N": self.ref_N[own]}

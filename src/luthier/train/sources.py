@@ -169,7 +169,7 @@ class Pairs:
         epochs: float,
         facts: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        self.pairs, self.seed, self.batch_pairs, self.limit = pairs, seed, batch_pairs, microbatch_tokens
+        self.pairs, self.seed, self.batch_pairs, self.microbatch_tokens = pairs, seed, batch_pairs, microbatch_tokens
         self.facts = {name: torch.tensor(values, dtype=torch.float32) for name, values in (facts or {}).items()}
         self.per_epoch = -(-len(pairs) // batch_pairs)
         self.steps = max(1, round(epochs * self.per_epoch))
@@ -188,7 +188,7 @@ class Pairs:
         """See BatchSource."""
         chosen = self._chosen(step)
         micros, begin = [], 0
-        for run in split_pairs([self.pairs[i] for i in chosen], self.limit):
+        for run in split_pairs([self.pairs[i] for i in chosen], self.microbatch_tokens):
             which = chosen[begin : begin + len(run)]
             begin += len(run)
             micros.append(pair_micro(run, {name: values_P[which] for name, values_P in self.facts.items()}))

@@ -3,8 +3,10 @@
 
 Few bits are how the weights are *held*. The arithmetic is that of the dequantised weights, in training and in
 evaluation alike, so the model that is measured, sampled and saved is the one that was trained. Left to itself,
-bitsandbytes rounds differently in evaluation: it repacks 4-bit weights in place on AVX-512 CPUs (bfloat16 kernels, and
-whatever dequantises the weights afterwards reads garbage, without an error), and rounds 8-bit layers' inputs.
+bitsandbytes 0.50 does otherwise. On AVX-512 CPUs the first evaluation repacks 4-bit weights in place, for kernels in
+bfloat16, and what dequantises them afterwards reads garbage, without an error; its CPU kernels take the scales of other
+blocks where a row is no multiple of 64 numbers; and evaluation rounds 8-bit layers' inputs. So only its quantisation
+is used here, and its dequantisation of whole blocks.
 """
 
 from __future__ import annotations
@@ -84,61 +86,64 @@ def held_as(module: nn.Module) -> Quantize | None:
 def settle(module: nn.Module, dtype: torch.dtype) -> None:
     """Makes every quantised layer compute with its dequantised weight, in `dtype`, whether it trains or not."""
     for _, layer in layers(module):
-        if HELD[type(layer).__name__] == "nf4":
-            layer.support_avx512bf16_for_cpu = False  # no repacking in evaluation
-            layer.compute_dtype, layer.compute_type_is_set = dtype, True
-        else:
+        if HELD[type(layer).__name__] == "int8":
             if layer.weight.CB is not None:
                 layer.init_8bit_state()
             layer.register_buffer("scale", layer.state.SCB, persistent=False)  # PEFT loses the others on the way
-            layer.forward = MethodType(int8_forward, layer)
-            layer.product_dtype = dtype
+        layer.product_dtype = dtype
+        layer.forward = MethodType(forward, layer)
 
 
-def int8_forward(layer: Any, x: Tensor) -> Tensor:
-    """x·Wᵀ + b with W = rows · scale / 127, in the layer's product type; the result is of x's type."""
-    product = Int8Product.apply(x.to(layer.product_dtype), layer.weight.data, layer.scale)
+def forward(layer: Any, x: Tensor) -> Tensor:
+    """x·Wᵀ + b in the layer's product type; the result is of x's type."""
+    product = Product.apply(x.to(layer.product_dtype), layer)
     out = product if layer.bias is None else product + layer.bias.to(product.dtype)
     return out.to(x.dtype)
 
 
-class Int8Product(torch.autograd.Function):
-    """x·Wᵀ of which the backward keeps W in 8 bits only, as bitsandbytes does in training on a CPU."""
+class Product(torch.autograd.Function):
+    """x·Wᵀ that keeps nothing but the few bits for the backward, where W is dequantised again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, scale)
-        return F.linear(x, int8_weight(rows, scale, x.dtype))
+    def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, weight_of(layer, x.dtype))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        rows, scale = ctx.saved_tensors
-        return grad @ int8_weight(rows, scale, grad.dtype), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad @ weight_of(ctx.layer, grad.dtype), None
 
 
-def int8_weight(rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """[out, in] 8-bit rows with their largest absolute values [out] as a matrix of `dtype`."""
-    return torch.mul(rows, (scale / 127).to(dtype).unsqueeze(1))  # of the scale's type, in one pass
-
-
-def weight_of(layer: Any) -> Tensor:
-    """A quantised layer's weight [out, in] in float32, as its products use it."""
+def weight_of(layer: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A quantised layer's weight [out, in]."""
     if HELD[type(layer).__name__] == "int8":
-        return int8_weight(layer.weight.data, layer.scale, torch.float32)
-    from bitsandbytes.functional import dequantize_4bit
+        weight = torch.empty(layer.weight.shape, dtype=dtype, device=layer.weight.device)
+        return torch.mul(layer.weight.data, (layer.scale / 127).unsqueeze(1), out=weight)  # rounded once
+    from bitsandbytes.functional import dequantize_blockwise
 
-    state = layer.weight.quant_state
-    # Set by the repacking that `settle` turns off. dequantize_4bit would read such weights in the wrong order.
+    bits, state = layer.weight.data, layer.weight.quant_state
     assert not vars(state).get("packing_format_for_cpu"), "4-bit weights were repacked for evaluation"
-    return dequantize_4bit(layer.weight.data, state).float()
+    scales = dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+    count, size = state.shape.numel(), state.blocksize
+    rows = (count // size, size) if count % size == 0 else (1, count)  # whole blocks, whatever the matrix's rows are
+    return torch.ops.bitsandbytes.dequantize_4bit(bits, scales, size, "nf4", rows, dtype).view(state.shape)
+
+
+def broken_blocks(module: nn.Module) -> list[str]:
+    """The 4-bit layers that bitsandbytes' own dequantisation, which PEFT calls for DoRA, gets wrong on a CPU."""
+    return [
+        name
+        for name, layer in layers(module)
+        if HELD[type(layer).__name__] == "nf4" and layer.weight.device.type == "cpu" and layer.in_features % 64
+    ]
 
 
 @torch.no_grad()
 def dequantise(module: Any) -> None:
     """Turns a model's quantised layers, in place and one by one, into the layers they were made of, with the weights
-    that were computed with."""
-    held = list(layers(module))
+    that were computed with. Where the GPU has no room for them, the model moves to the CPU."""
+    held, home = list(layers(module)), room_for(module)
     for name, layer in held:
         weight = weight_of(layer)
         if layer.source_cls is Conv1D:  # GPT-2 keeps its weights transposed
@@ -146,12 +151,21 @@ def dequantise(module: Any) -> None:
             weight = weight.T.contiguous()
         else:
             plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        plain.weight = nn.Parameter(weight, requires_grad=False)
+        plain.weight = nn.Parameter(weight.to(home), requires_grad=False)
         plain.bias = layer.bias
         module.set_submodule(name, plain.train(layer.training))
     if held:
         module.hf_quantizer.remove_quantization_config(module)
         module.is_loaded_in_4bit = module.is_loaded_in_8bit = False  # PEFT looks here
+        module.to(home)
+
+
+def room_for(module: nn.Module) -> torch.device:
+    """Where a model has room in float32: its own device, or else the CPU."""
+    device = next(module.parameters()).device
+    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 4.4 * numbers(module):
+        return torch.device("cpu")
+    return device
 
 
 def numbers(module: nn.Module) -> int:

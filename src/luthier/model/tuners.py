@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.tuning import Ia3, Lora
-from luthier.model.quantise import dequantise, is_quantised
+from luthier.model.quantise import broken_blocks, dequantise, is_quantised
 
 KEYS_AND_VALUES = (("k_proj", "v_proj"), ("key", "value"), ("query_key_value",), ("c_attn",), ("Wqkv",), ("qkv_proj",))
 """What a block's projections to keys and values are called, together or apart; the first that it has."""
@@ -133,6 +133,11 @@ def add_tuner(module: Any, core: Any, how: Lora | Ia3, name: str, new_tokens: tu
     if new_tokens and isinstance(how, Ia3):
         raise UserError(NEW_TOKENS.format(kind=how.kind))
     config = config_of(core, how, new_tokens)
+    if isinstance(how, Lora) and how.dora and (odd := broken_blocks(core)):
+        raise UserError(
+            f"adapter.dora: the rows of {odd[0]} are no multiple of 64 numbers; bitsandbytes, which DoRA asks for the "
+            "weights, mixes up the blocks of such rows on a CPU. Use quantize: int8, or plain lora."
+        )
     if isinstance(module, PeftModel):
         module.add_adapter(name, config)
     else:

@@ -181,7 +181,9 @@ def tell(folder: StageFolder, stage: BestOf, kept: Kept, figures: dict[str, Figu
         if fates["below"] and stage.min_score is not None:
             advice.append(f"lower min_score (now {stage.min_score:g}; the prompts' best answers score {best:.3g})")
         advice.append("draw more samples, or start from a model that is nearer to the task (init)")
-        raise RunError(f"{folder.name}: nothing was kept of {drawn} answers: {said}. {'; '.join(advice).capitalize()}.")
+        first, *rest = advice
+        advised = "; ".join([first[0].upper() + first[1:], *rest])
+        raise RunError(f"{folder.name}: nothing was kept of {drawn} answers: {said}. {advised}.")
     log.emit(
         "note",
         text=f"{len(kept.chats)} answers kept to {kept.prompts} of {figures['kept'].n} prompts; the best score "

@@ -32,6 +32,7 @@ LIBRARIES = {
     "jinja2": ["run/report.py"],
     "numpy": ["*"],
     "bitsandbytes": ["model/quantise.py"],
+    "fsspec": ["base/store.py"],
     "peft": ["model/tuners.py", "model/virtual.py"],
     "pyarrow": ["data/sources.py"],
     "annotated_types": ["base/*"],

@@ -71,6 +71,8 @@ class StageState:
     steps: int | None = None
     step: int = 0
     loss: float | None = None
+    reward: float | None = None
+    """Of stages that learn from rewards: their loss is 0 in the mean and says nothing."""
     first: tuple[float, int] | None = None
     """(t, step) of this session's first step; time left is reckoned from all since, evaluations included."""
     recent: deque[tuple[int, float]] = field(default_factory=deque)
@@ -84,15 +86,22 @@ class StageState:
     def take(self, event: Event) -> None:
         """Notes one optimizer step."""
         self.step, self.steps, self.loss = event["step"], event.get("steps", self.steps), event.get("loss")
+        self.reward = event.get("reward")
         self.t = event["t"]
         self.first = self.first or (self.t, self.step)
         self.recent.append((event.get("tokens", 0), event.get("seconds", 0.0)))
         while len(self.recent) > WINDOW_STEPS:
             self.recent.popleft()
 
+    def learned(self) -> str:
+        """loss 2.310, or reward 0.870"""
+        if self.reward is not None:
+            return f"reward {self.reward:.3f}"
+        return f"loss {self.loss:.3f}" if self.loss is not None else ""
+
     def figures(self) -> str:
         """loss 2.310 · 11.6 k tokens/s · 1 min 20 s left"""
-        parts = [f"loss {self.loss:.3f}"] if self.loss is not None else []
+        parts = [self.learned()] if self.learned() else []
         seconds = sum(spent for _, spent in list(self.recent)[1:])
         tokens = self.recent[-1][0] - self.recent[0][0] if self.recent else 0
         if seconds > 0 and tokens > 0:
@@ -212,7 +221,7 @@ class RunDisplay:
         """What the stage took."""
         self.halt()
         peak = f" · peak memory {memory(event['peak_bytes'])}" if event.get("peak_bytes") else ""
-        loss = f" · loss {self.stage.loss:.3f}" if self.stage.loss is not None else ""
+        loss = f" · {self.stage.learned()}" if self.stage.learned() else ""
         self.line(f"   ✓ {self.stage.name}: {duration(event['seconds'])}{loss}{peak}", "bold")
 
     def tell_guards(self) -> None:

@@ -233,7 +233,7 @@ def groups(story: Story) -> list[Group]:
     """The figures by their top-level key, each group with the kind of probe that measured it."""
     probes = story.resolved.get("evaluate", {})
     found = []
-    made = {s.name: s.kind for s in story.stages if s.kind in PREFERRING}
+    made = {s.name: s.kind for s in story.stages if s.kind in (*PREFERRING, "best_of")}
     for name, tree in story.report.get("metrics", {}).items():
         kind = probes.get(name, {}).get("kind") or made.get(name) or KIND_BY_GROUP.get(name, name)
         leaves = list(figures(tree))

@@ -5,7 +5,7 @@ from __future__ import annotations
 PREFERRING = ("reward", "dpo", "orpo", "simpo", "kto")
 """Stages that measure themselves on held-out preferences."""
 COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "--gold", "reward": "--plum"}
-COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red")
+COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | {"best_of": "--gold"}
 WORK = {
     "pretrain": "learns to continue documents",
     "sft": "learns to answer",
@@ -16,6 +16,8 @@ WORK = {
     "orpo": "learns answers and which is preferred at once",
     "simpo": "learns from pairs which answer is preferred",
     "kto": "learns from answers marked good or bad",
+    "grpo": "learns from its own answers which are rewarded",
+    "best_of": "its best answers are kept",
 }
 PAIRS = (
     "Held-out preference pairs: how often the model's implicit reward is higher for the preferred answer, beside a "
@@ -30,6 +32,8 @@ MEANING = {
     **dict.fromkeys(("dpo", "orpo", "simpo"), PAIRS),
     "kto": "Held-out answers marked good or bad: how often the model gained, over the one it started from, on those "
     "that are good and lost on those that are bad. Gains and KL are in nats an answer.",
+    "best_of": "Rewards of the answers drawn: the mean of all, the best to each prompt, by how much that is better, "
+    "and the share of prompts of which an answer was kept.",
     "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",
     "loss": "Change of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
     "learned.",
@@ -44,6 +48,8 @@ PLUMBING = frozenset({"step", "steps", "t", "tokens", "seconds"})
 TITLES = {
     "accuracy": ("Accuracy", "pairs ranked as labelled"),
     "reward": ("Reward", "mean score of an answer"),
+    "reward_std": ("Spread of rewards", "standard deviation within a group"),
+    "no_spread_frac": ("Groups without spread", "share of prompts: they teach nothing"),
     "kl": ("KL to the reference", "nats an answer"),
     "entropy": ("Entropy", "nats a token"),
     "answer_tokens": ("Answer length", "tokens"),
@@ -63,6 +69,6 @@ TITLES = {
     "bad_gain": ("Bad answers", "nats over the reference"),
     "sampler_drift": ("Sampler − trainer", "nats, largest"),
 }
-LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl")}
+LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl"), "grpo": ("reward", "kl")}
 LARGE |= dict.fromkeys(("dpo", "orpo", "simpo", "kto"), ("loss", "accuracy"))
 """Which curves of a kind of stage are drawn large; of other kinds, the loss."""

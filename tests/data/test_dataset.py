@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.base.errors import UserError
-from luthier.base.nouns import Chat, Choice, Message, Pair, Rejected, Text
+from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Rejected, Text
 from luthier.base.recipe import Source
 from luthier.data.dataset import Dataset, leaked, read_dataset, reasons, write_rejected
 from luthier.data.formats import FORMATS, KNOWN
@@ -57,6 +57,10 @@ def test_pairs_of_one_prompt_stay_together_and_files_can(tmp_path):
     rows = [{"prompt": f"q{i // 4}", "chosen": f"a{i}", "rejected": "b"} for i in range(200)]
     got = dataset(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), heldout=0.4)
     assert not {p.prompt for p in got.train} & {p.prompt for p in got.heldout} and got.heldout and got.train
+    marks = [{"prompt": f"q{i % 40}", "completion": f"a{i}", "label": i % 3 == 0} for i in range(120)]
+    got = dataset(tmp_path, "".join(json.dumps(row) + "\n" for row in marks), heldout=0.4)
+    assert got.format == "labelled" and len(got.train) + len(got.heldout) == 120 and got.heldout
+    assert not {e.prompt for e in got.train} & {e.prompt for e in got.heldout}
     folder = tmp_path / "kb"
     folder.mkdir()
     for i in range(30):
@@ -146,6 +150,8 @@ def test_leaks_are_found_through_case_and_space():
         chat("t3", "When?", "At nine."),
         Choice("C", ("a", "b"), 1, "t4"),
         Pair((Message("user", "P"),), "good", "bad", "t5"),
+        Labelled((Message("user", "L"),), "right", True, "t6"),
+        Labelled((Message("user", "L"),), "wrong", False, "t7"),
     ]
     evaluation = [
         Text("one text here", "leak text"),
@@ -158,6 +164,8 @@ def test_leaks_are_found_through_case_and_space():
         Choice("c", ("a", "b"), 0, "ok choice"),
         Pair((Message("user", "p"),), "Good", "other", "leak pair"),
         Pair((Message("user", "p"),), "fine", "bad", "ok pair"),
+        chat("leak of a good answer", "l", "Right"),
+        chat("ok, it was marked bad", "l", "wrong"),
     ]
     assert leaked(train, evaluation) == [e.origin for e in evaluation if e.origin.startswith("leak")]
 

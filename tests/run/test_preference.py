@@ -14,10 +14,11 @@ from luthier.base.config import load_recipe
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
-from luthier.base.nouns import Message
+from luthier.base.nouns import Message, Pair
+from luthier.base.recipe import Source
 from luthier.data.dataset import read_dataset
 from luthier.model.load import load_folder
-from luthier.run.pairs import read_pairs
+from luthier.run.pairs import read_pairs, write_pairs
 from luthier.run.stages import check_recipe
 from luthier.tokens.prepare import answer_tokens
 from luthier.tokens.render import Renderer
@@ -198,6 +199,15 @@ def first_loss(run) -> float:
 def road_again(road):
     """What runs the same recipe into the same folder."""
     return road[0], road[1].parent
+
+
+def test_pairs_keep_all_that_is_known_of_them(tmp_path):
+    asked = (Message("system", "Be brief."), Message("user", "q?"))
+    pairs = [Pair(asked, "a", "b", "x:1", {"k": 1}, 1.5, 0.75), Pair(asked[1:], "c", "d", "x:2", {})]
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+    read = read_dataset("pairs", Source(path="pairs.jsonl", heldout=0), tmp_path)
+    assert read.format == "pairs" and [(p.margin, p.agreement) for p in read.train] == [(1.5, 0.75), (None, None)]
 
 
 def test_what_the_source_holds_out_is_not_trained_on(road):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.base.errors import UserError
-from luthier.base.nouns import Chat, Choice, Message, Pair, Text, Tokens
-from luthier.tokens.prepare import Prepared, answer_tokens, prepare, prepare_pairs, split_document
+from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Text, Tokens
+from luthier.tokens.prepare import Prepared, answer_tokens, prepare, prepare_labelled, prepare_pairs, split_document
 from luthier.tokens.render import Renderer
 from luthier.tokens.tokenizer import ensure_chat_template, train_tokenizer
 
@@ -105,6 +105,10 @@ def test_every_row_that_is_too_long_is_named_at_once(renderer):
     [
         (Pair((Message("user", "q"),), "a", "b", "pairs.jsonl:4"), "pairs.jsonl:4: a pair cannot be trained on here"),
         (Choice("c", ("a", "b"), 0, "quiz.csv:2"), "quiz.csv:2: a choice cannot be trained on here"),
+        (
+            Labelled((Message("user", "q"),), "a", True, "marks.csv:3"),
+            r"marks.csv:3: a labelled answer \(format: labelled\) cannot be trained on here",
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused(renderer, row, said):
@@ -120,6 +124,19 @@ def test_an_answer_is_scored_up_to_its_end_where_sampling_stops(renderer):
     assert renderer.decode(tokens.ids[len(asked) :]) == "yes"
     assert tokens.ids[-1] in renderer.end_ids  # not the line end that ChatML puts behind it
     assert tokens.weights == (0.0,) * len(asked) + (1.0,) * 4
+
+
+def test_labelled_answers_keep_their_labels(renderer):
+    ask = (Message("user", "hi"),)
+    answers = [("yes", True), ("no, not at all", False), ("ah", False)]
+    rows = [Labelled(ask, answer, good, str(n)) for n, (answer, good) in enumerate(answers, 1)]
+    fitting, made = prepare_labelled(rows, renderer, ROUND + 5, "drop")
+    assert [(row.answer, row.good) for row in fitting] == [answers[0], answers[2]] and made.dropped == ["2"]
+    assert [s.ids for s in made.sequences] == [answer_tokens(renderer, ask, row.answer, "x").ids for row in fitting]
+    with pytest.raises(UserError) as caught:
+        prepare_labelled([rows[1]] * 22, renderer, ROUND + 5, "error")
+    assert len(caught.value.problems) == 21 and caught.value.problems[-1] == "... and 2 answers more."
+    assert caught.value.problems[0].startswith(f"2: {ROUND + 15} tokens, longer than max_length {ROUND + 5}.")
 
 
 def test_pairs_stay_pairs(renderer):

@@ -210,7 +210,7 @@ class Masking(Strict):
     random: float = Field(default=0.1, ge=0, le=1)
     """Of those, the share shown as a random token; the rest stay as they are."""
     whole_words: bool = False
-    """Hide all tokens of a word, or none."""
+    """Hide all tokens of a word, or none: as near to the share as whole words come."""
 
 
 class Budget(Strict):

@@ -99,7 +99,7 @@ def word_numbers(ids: np.ndarray, goes_on: np.ndarray) -> np.ndarray:
 
 
 def hide(tokens: Tokens, how: Masking, words: Vocabulary, seed: int, step: int, row: int) -> Hidden:
-    """Hides round(share·n) of the n weighted tokens of a row, at least one; of whole words as many as fit in that.
+    """Hides round(share·n) of the n weighted tokens of a row, at least one; of whole words as many as come nearest.
     Each hidden token is shown as the mask, as a random token, or as itself. Devlin et al. 2019, §3.1.
 
     A function of (seed, step, row): another step hides other tokens, and a resumed step the same.
@@ -122,17 +122,12 @@ def hide(tokens: Tokens, how: Masking, words: Vocabulary, seed: int, step: int, 
 
 
 def whole_words(word_C: np.ndarray, count: int, random: np.random.Generator, open_C: np.ndarray) -> np.ndarray:
-    """Positions of words drawn until `count` tokens are together. A word that would exceed it is passed over; where
-    each would, the shortest of those drawn is taken."""
+    """Positions of words drawn one after the other, as many as come nearest to `count` tokens, at least one. Passing
+    over words that are too long would come nearer, and hide the short, easy ones only."""
     numbers, sizes = np.unique(word_C, return_counts=True)
     order = random.permutation(len(numbers))
-    kept, left = [], count
-    for word in order.tolist():
-        if sizes[word] <= left:
-            kept.append(word)
-            left -= int(sizes[word])
-    kept = kept or [int(order[np.argmin(sizes[order])])]
-    return open_C[np.isin(word_C, numbers[kept])]
+    last = int(np.argmin(np.abs(np.cumsum(sizes[order]) - count)))
+    return open_C[np.isin(word_C, numbers[order[: last + 1]])]
 
 
 def hide_at(tokens: Tokens, at: Sequence[int], mask: int) -> Hidden:

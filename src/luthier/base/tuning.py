@@ -20,7 +20,7 @@ class Lora(Strict):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Names of the modules that get an adapter."""
+    """Names of the layers that get an adapter, or their ends: q_proj, mlp.down_proj."""
     rslora: bool = False
     """Scale by alpha / √rank instead, which keeps high ranks learning. Kalajdzievski 2023."""
     dora: bool = False
@@ -32,7 +32,7 @@ class Ia3(Strict):
 
     kind: Literal["ia3"]
     targets: Literal["auto"] | list[str] = "auto"
-    """Names of the modules that are scaled; auto: keys, values and the MLP's last projection."""
+    """Names of the layers that are scaled; auto: keys, values and the MLP's last projection."""
     feedforward: Literal["auto"] | list[str] = "auto"
     """Those of `targets` that are scaled at their input (the MLP's last projection), not at their output."""
 
@@ -106,7 +106,7 @@ class Freeze(Strict):
     last: int = Field(default=0, ge=0)
     """The last blocks."""
     embeddings: bool = False
-    """The input embedding (and a head tied to it)."""
+    """The embeddings of tokens (and a head tied to them), and of positions where they are learned."""
     head: bool = False
     """The output head, where it has weights of its own."""
     pattern: list[str] = []

@@ -99,7 +99,7 @@ class Checkpoints:
         path = self.last()
         if path is None:
             return None
-        if (path / IN_SHARDS).exists():
+        if self.in_shards(path):
             saved = self.read_shards(path)
         else:
             self.weights.restore(path)
@@ -113,11 +113,16 @@ class Checkpoints:
         steps = here().told(self.steps())
         return self.folder / f"step-{steps[-1]}" if steps else None
 
+    def in_shards(self, path: Path) -> bool:
+        """Whether each rank wrote its own part of the checkpoint."""
+        return (path / IN_SHARDS).exists()
+
     def read_shards(self, path: Path) -> dict[str, Any]:
         """Puts the weights of a checkpoint in shards into the live ones, whole or in shards as they are; returns the
         states likewise."""
         rest = torch.load(path / IN_SHARDS, weights_only=True)
-        mesh, pieces = mesh_of(self.trained), {}
+        mesh = mesh_of(self.trained)
+        pieces: dict[str, Tensor] = {}
         states = put_together(rest["states"], lambda note: empty(note, mesh), pieces)
         for name, parameter in self.trained.items():
             kept = rest["weights"][name]

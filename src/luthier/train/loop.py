@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,9 @@ from luthier.model.quantise import held_bytes, numbers
 from luthier.train.checkpoint import Checkpoints
 from luthier.train.guards import Guard, disk
 from luthier.train.optim import lr_at
+from luthier.train.ranks import here
 from luthier.train.sources import BatchSource, Micro, Step
+from luthier.train.together import Together, dealt
 
 CHECKPOINT_EVERY_S = 30.0
 
@@ -54,6 +56,14 @@ class Job:
     log: EventLog
     seed: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
+    """Arithmetic of matrix products."""
+    together: Together = field(init=False)
+    """The same parts as the ranks of a run share them."""
+
+    def __post_init__(self) -> None:
+        made = Together(self.module, self.parameters, self.optimizers, self.checkpoints, self.dtype)
+        object.__setattr__(self, "together", made)
 
 
 class Totals(NamedTuple):
@@ -81,9 +91,9 @@ def fit(job: Job) -> Totals:
     Resumed or not, step k does the same arithmetic: the batch, the learning rate and the dropout seed are functions
     of k. Raises RunError on a non-finite loss or gradient, after writing what led to it.
     """
-    how, source, steps = job.how, job.source, job.source.steps
+    how, source, steps, together = job.how, job.source, job.source.steps, job.together
     facts: dict[str, Any] = {"best": None, "best_step": None, "tokens": 0, "seconds": 0.0}
-    saved = job.checkpoints.restore()
+    saved = together.restore()
     start = 0
     if saved is None:
         job.log.rewind(-1)  # steps that were told, and lost before their first checkpoint
@@ -97,10 +107,10 @@ def fit(job: Job) -> Totals:
     for step in range(start, steps):
         step_began = time.monotonic()
         if step == 0:
-            facts["best"] = job.evaluate(0)
+            facts["best"] = evaluated(job, 0)
         job.module.train()
-        torch.manual_seed(seed_for(job.seed, "dropout", step))
-        item = source.at(step)
+        with together.looking():
+            item = source.at(step)
         lr = lr_at(step, steps, how)
         watched = take_step(job, item, lr, step, facts)
         done = step + 1
@@ -115,25 +125,47 @@ def fit(job: Job) -> Totals:
             seconds=time.monotonic() - step_began,
             **watched,
         )
-        value = job.evaluate(done) if done % evaluate_every == 0 or done == steps else None
+        value = evaluated(job, done) if done % evaluate_every == 0 or done == steps else None
         improved = value is not None and (facts["best"] is None or value < facts["best"])
         if improved:
             facts |= {"best": value, "best_step": done}
         due = how.checkpoint_every_steps and done % how.checkpoint_every_steps == 0
-        due = due or (how.checkpoint_every_steps is None and time.monotonic() - last_saved > CHECKPOINT_EVERY_S)
+        if how.checkpoint_every_steps is None:
+            due = here().told(time.monotonic() - last_saved > CHECKPOINT_EVERY_S)
         if done == steps or ((due or improved) and done % source.period == 0):
             job.checkpoints.save(done, facts)
             last_saved = time.monotonic()
+    together.mend()
     return Totals(steps, facts["tokens"], facts["seconds"])
+
+
+def evaluated(job: Job, step: int) -> float | None:
+    """What the job measures at a step, the same on every rank."""
+    with job.together.looking():
+        return here().told(job.evaluate(step))
+
+
+def backward(job: Job, item: Step, step: int) -> Iterator[tuple[Loss, float]]:
+    """Forward and backward over this rank's microbatches of a step, each with dropout of its own; yields their losses,
+    and the weight of each."""
+    for index, micro, weight in dealt(item.micros):
+        torch.manual_seed(seed_for(job.seed, f"dropout {index}", step))
+        loss = job.together.within(lambda micro=micro: job.loss(micro.to(job.device)))  # type: ignore[misc]
+        (loss.total * weight / item.total if weight != 1 else loss.total / item.total).backward()
+        yield loss, weight
 
 
 def try_largest(job: Job, step: int) -> Guard:
     """Runs the largest step forward and backward, and changes nothing: memory runs out now or not at all."""
-    item = job.source.at(step)
+    job.together.cut()
+    with job.together.looking():
+        item = job.source.at(step)
+    if (few := too_few_rows(item)) is not None:
+        return few
     job.module.train()
     try:
-        for micro in item.micros:
-            (job.loss(micro.to(job.device)).total / item.total).backward()
+        for _ in backward(job, item, step):
+            pass
     except (torch.OutOfMemoryError, MemoryError) as error:
         return Guard(
             "largest batch fits",
@@ -144,6 +176,19 @@ def try_largest(job: Job, step: int) -> Guard:
     finally:
         clear_gradients(job)
     return Guard("largest batch fits", True, f"{item.tokens} tokens in {len(item.micros)} microbatches, tried")
+
+
+def too_few_rows(item: Step) -> Guard | None:
+    """Refuses a run on more ranks than the largest step has rows: some would never have anything to do."""
+    rows, world = sum(micro.batch.n for micro in item.micros), here().world
+    if rows >= world:
+        return None
+    return Guard(
+        "rows for every rank",
+        False,
+        f"{world} ranks, but no step has more than {rows} rows. Start at most {rows} ranks (--gpus, --nodes), or let a "
+        "step take more (batch_tokens, batch_pairs).",
+    )
 
 
 def clear_gradients(job: Job) -> None:
@@ -163,20 +208,21 @@ def take_step(job: Job, item: Step, lr: float, step: int, facts: dict[str, Any])
     """Forward and backward over the microbatches, clip, update. Returns means of what was watched."""
     sums: dict[str, tuple[float, float]] = {}
     total = 0.0
-    for micro in item.micros:
-        loss = job.loss(micro.to(job.device))
-        (loss.total / item.total).backward()
-        total += float(loss.total.detach())
+    for loss, weight in backward(job, item, step):
+        total += float(loss.total.detach()) * weight
         for name, (value, count) in loss.watched.items():
             was = sums.get(name, (0.0, 0.0))
-            sums[name] = (was[0] + float(value), was[1] + count)
-    norm = float(torch.nn.utils.clip_grad_norm_(job.parameters, job.how.clip_norm or math.inf))
+            sums[name] = (was[0] + float(value) * weight, was[1] + count * weight)
+    job.together.sum_gradients()
+    norm = job.together.clip(job.how.clip_norm or math.inf)
+    total, *flat = here().sums([total, *(x for pair in sums.values() for x in pair)])
+    sums = dict(zip(sums, zip(flat[0::2], flat[1::2], strict=True), strict=True))
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise RunError(not_finite(job, item, step, facts, total / item.total, norm))
     for optimizer in job.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = lr
-        optimizer.step()
+    job.together.step()
     clear_gradients(job)
     means = {name: value / count for name, (value, count) in sums.items() if count}
     return {"loss": total / item.total, "grad_norm": norm, **means}
@@ -196,7 +242,7 @@ def not_finite(job: Job, item: Step, step: int, facts: dict[str, Any], loss: flo
     """Writes what led to a NaN and returns the sentence that says where. The weights are those before the step."""
     clear_gradients(job)
     origins = sorted({origin for micro in item.micros for origin in micro.batch.origins})
-    folder = job.checkpoints.folder.parent
+    folder, finite = job.checkpoints.folder.parent, job.together.all_finite(job.parameters)
     write_json(
         folder / "failed.json",
         {
@@ -204,7 +250,7 @@ def not_finite(job: Job, item: Step, step: int, facts: dict[str, Any], loss: flo
             "loss": repr(loss),
             "grad_norm": repr(norm),
             "origins": origins,
-            "weights_finite": all(bool(torch.isfinite(p).all()) for p in job.parameters),
+            "weights_finite": finite,
         },
     )
     if step % job.source.period == 0:

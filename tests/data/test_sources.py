@@ -17,7 +17,9 @@ from pyarrow import parquet
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Rejected, Row
-from luthier.data.sources import find_path, list_files, markdown_body, read_rows
+from luthier.data import documents, tables, text
+from luthier.data.documents import markdown_body
+from luthier.data.sources import find_path, list_files, read_rows
 
 
 def read(path: Path, separator=None):
@@ -269,6 +271,36 @@ def test_txt_round_trip(tmp_path_factory, pieces):
     kept = [piece.strip() for piece in pieces if piece.strip(" \n|\u2028") and "|||" not in f"|{piece.strip()}|"]
     path = written(tmp_path_factory.mktemp("t"), "a.txt", "\n|||\n".join(kept) or "\n")
     assert [row.fields["text"] for row in read(path, "|||") if isinstance(row, Row)] == kept
+
+
+@settings(max_examples=150)
+@given(
+    content=st.text("a|\r\n\ufeffé", max_size=40),
+    block=st.integers(1, 5),
+    separator=st.sampled_from(["|", "||", "a|\n"]),
+)
+def test_text_read_in_blocks_is_the_text(content, block, separator):
+    """Whatever a block's border cuts: a line end, a separator, a character of several bytes."""
+    whole = content.removeprefix("\ufeff").replace("\r\n", "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "BLOCK", block)
+        parts = documents.pieces(text.with_line_feeds(text.text_blocks(io.BytesIO(content.encode()))), separator)
+        assert list(parts) == whole.split(separator)
+
+
+@pytest.mark.parametrize("spoilt", [b"ok\r\n\xff", b"\xe9\0", b"ab\0", b"\xff\xfea\0", b"\xef\xbb\xbfa\r\n\xc3"])
+def test_a_parted_file_that_is_no_text_is_refused_as_a_whole_one_is(tmp_path, spoilt):
+    path = written(tmp_path, "a.txt", spoilt)
+    assert read(path, "|") == read(path) and isinstance(read(path)[0], Rejected)
+
+
+def test_a_quote_that_is_never_closed_does_not_hold_the_file(tmp_path, monkeypatch):
+    """It is given up after so many characters, and the lines behind it are read."""
+    monkeypatch.setattr(tables, "LONGEST_RECORD", 50)
+    long = "x" * 80  # a line of its own may be longer
+    rows = read(written(tmp_path, "a.csv", f'q,a\n1,"two\nlines"\n2,{long}\n3,"open\n' + "4,5\n" * 30))
+    assert [row.origin for row in rows if isinstance(row, Row)] == [f"a.csv:{n}" for n in (2, 4, *range(6, 36))]
+    assert list(reasons(rows)) == ["a.csv:5"]
 
 
 def test_pyarrow_is_loaded_for_parquet_only():

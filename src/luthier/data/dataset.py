@@ -17,7 +17,8 @@ from luthier.base.nouns import ROLES, Chat, Choice, Example, Labelled, Message, 
 from luthier.base.recipe import Source
 from luthier.data.formats import TEXT, convert, detect, renamed
 from luthier.data.messages import Reading
-from luthier.data.sources import Read, find_path, list_files, origin_of, read_rows
+from luthier.data.sources import find_path, list_files, origin_of, read_rows
+from luthier.data.text import Read
 
 LOOKED_AT = 20
 """Rows that decide what `auto` is."""

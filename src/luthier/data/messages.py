@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from luthier.base.nouns import ROLES, Message
-from luthier.data.sources import parse_json
+from luthier.data.text import parse_json
 
 
 class Unusable(Exception):

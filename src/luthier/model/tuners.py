@@ -44,6 +44,12 @@ def named(names: Iterable[str], suffix: str) -> list[str]:
     return [name for name in names if name == suffix or name.endswith(f".{suffix}")]
 
 
+def expand(names: Iterable[str], targets: Iterable[str]) -> list[str]:
+    """The whole names that some targets mean."""
+    known = list(names)
+    return [name for target in targets for name in named(known, target)]
+
+
 def check_targets(core: Any, targets: Iterable[str], setting: str) -> None:
     """Raises UserError where a target means no layer, or a head that shares its weights with the embedding."""
     found = linear_layers(core)
@@ -81,6 +87,16 @@ def ia3_targets(core: Any, how: Ia3) -> tuple[list[str], list[str]]:
     return targets, how.feedforward
 
 
+def all_linear(core: Any) -> str | list[str]:
+    """PEFT's "all-linear", every linear layer but the head, by the ends of their names where those mean no other. PEFT
+    writes the whole names into the folder, which would then fit a model of more layers, too."""
+    head = core.get_output_embeddings()
+    found = linear_layers(core)
+    wanted = {name for name, layer in found.items() if layer is not head and not isinstance(layer, nn.Embedding)}
+    last = sorted({name.rpartition(".")[2] for name in wanted})
+    return last if set(expand(found, last)) == wanted else "all-linear"
+
+
 def mlp_out(names: Iterable[str], ending: str) -> list[str]:
     """How to name the MLPs' last projections, where they end like this: by that ending, or by their whole names, where
     the attention's last projection (BERT's) ends like it too."""
@@ -110,17 +126,18 @@ def config_of(core: Any, how: Lora | Ia3, new_tokens: tuple[int, ...]) -> PeftCo
     Raises UserError where the model has no such layers."""
     task = "CAUSAL_LM" if core.can_generate() else None
     if isinstance(how, Ia3):
-        targets, feedforward = ia3_targets(core, how)
-        check_targets(core, targets, "adapter.targets")
+        scaled, feedforward = ia3_targets(core, how)
+        check_targets(core, scaled, "adapter.targets")
         check_targets(core, feedforward, "adapter.feedforward")
-        return IA3Config(target_modules=targets, feedforward_modules=feedforward, task_type=task)
+        return IA3Config(target_modules=scaled, feedforward_modules=feedforward, task_type=task)
+    targets = all_linear(core) if how.targets == "all-linear" else list(how.targets)
     if how.targets != "all-linear":
-        check_targets(core, how.targets, "adapter.targets")
+        check_targets(core, targets, "adapter.targets")
     return LoraConfig(
         r=how.rank,
         lora_alpha=how.alpha,  # type: ignore[arg-type]  # PEFT only divides it
         lora_dropout=how.dropout,
-        target_modules=how.targets if how.targets == "all-linear" else list(how.targets),
+        target_modules=targets,
         use_rslora=how.rslora,
         use_dora=how.dora,
         task_type=task,

@@ -81,7 +81,8 @@ def inside_words(tokenizer: Any) -> np.ndarray:
     found = np.zeros((2, max(every) + 1), dtype=bool)
     for id, text in zip(known, texts, strict=True):
         piece = text.removeprefix(before)
-        found[:, id] = bool(piece) and (of_a_word(piece[0]), of_a_word(piece[-1]))
+        if piece:  # a lone space belongs to the word that it begins
+            found[:, id] = of_a_word(piece[0]), of_a_word(piece[-1]) or piece.endswith(" ")
     return found
 
 

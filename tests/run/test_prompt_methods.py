@@ -225,7 +225,7 @@ def test_over_a_base_in_four_bits(kind, world, out):
         (stage("houlsby", ", optimizer: muon"), "not for an adapter's. Use adamw"),
         (
             f"  - {{kind: grpo, prompts: questions, rewards: {{'rater.py:rate': 1}}, adapter: {KINDS['prompt']}}}\n",
-            "prompt moves the model before the first step, and grpo needs a policy that starts as its reference",
+            "prompt moves the model before the first step, and grpo starts from the reference itself",
         ),
         (stage("{kind: prefix, tokens: 96}"), "96 virtual tokens fill the model's context of 96"),
     ],

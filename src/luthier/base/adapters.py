@@ -27,5 +27,5 @@ def check_adapters(recipe: r.Recipe) -> Iterator[tuple[Loc, str]]:
             yield (*at, "optimizer"), "muon is for a model's own matrices, not for an adapter's. Use adamw."
         if virtual and isinstance(stage, Ppo | Grpo):
             assert stage.adapter is not None
-            said = f"moves the model before the first step, and {stage.kind} needs a policy that starts as its reference"
-            yield (*at, "adapter"), f"{stage.adapter.kind} {said}. Use kind: lora or bottleneck."
+            said = f"moves the model before the first step, and {stage.kind} starts from the reference"
+            yield (*at, "adapter"), f"{stage.adapter.kind} {said} itself. Use kind: lora or bottleneck."

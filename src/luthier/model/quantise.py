@@ -30,10 +30,20 @@ HELD = {"Linear4bit": "nf4", "Linear8bitLt": "int8"}
 """bitsandbytes' layers that hold a weight in few bits. PEFT's layers around them have the same names."""
 
 
-def require_bitsandbytes() -> None:
-    """Raises UserError where it is not installed."""
+def require_bitsandbytes(what: str = "quantize") -> None:
+    """Raises UserError where it is not installed; `what` needs it."""
     if find_spec("bitsandbytes") is None:
-        raise UserError('quantize: needs bitsandbytes, which is not installed. pip install "luthier[quant]"')
+        raise UserError(f'{what}: needs bitsandbytes, which is not installed. pip install "luthier[quant]"')
+
+
+def adamw_8bit(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """AdamW whose two moments are held in 8 bits, in blocks of 256 numbers with a scale each (Dettmers et al. 2022,
+    "8-bit optimizers via block-wise quantization"); tensors of fewer than 4,096 numbers keep 32. Raises UserError
+    without bitsandbytes."""
+    require_bitsandbytes("optimizer: adamw8bit")
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, lr=lr, betas=betas)
 
 
 def loading(how: Quantize, device: str) -> dict[str, Any]:

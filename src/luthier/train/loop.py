@@ -23,8 +23,9 @@ from luthier.base.tuning import Training
 from luthier.model.quantise import held_bytes, numbers
 from luthier.train.checkpoint import Checkpoints
 from luthier.train.guards import Guard, disk
-from luthier.train.optim import lr_at
+from luthier.train.optim import set_rate
 from luthier.train.ranks import here
+from luthier.train.schedule import lr_at
 from luthier.train.sources import BatchSource, Micro, Step
 from luthier.train.together import Together, dealt
 
@@ -220,8 +221,7 @@ def take_step(job: Job, item: Step, lr: float, step: int, facts: dict[str, Any])
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise RunError(not_finite(job, item, step, facts, total / item.total, norm))
     for optimizer in job.optimizers.values():
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(optimizer, lr)
     job.together.step()
     clear_gradients(job)
     means = {name: value / count for name, (value, count) in sums.items() if count}

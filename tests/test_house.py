@@ -29,6 +29,7 @@ WITHOUT_TORCH = {"base", "data", "world", "cli", "console", "doctor"}
 """Rooms that import neither torch nor transformers at the top of a file: `luthier check` and `--help` are quick."""
 HEAVY = {"torch", "transformers", "peft"}
 LIBRARIES = {
+    "gguf": ["model/gguf.py"],
     "jinja2": ["run/report.py"],
     "numpy": ["*"],
     "bitsandbytes": ["model/quantise.py"],

@@ -246,6 +246,28 @@ def converse(answer: Callable[[Sequence[Message]], str], console: Console) -> No
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(metavar="hf|gguf", help="A folder for transformers, a file for llama.cpp.")] = "hf",
+    bits: Annotated[str, typer.Option(metavar="f32|f16|q8_0|q4_0", help="How a GGUF file holds the weights.")] = "f16",
+    stage: Annotated[str | None, typer.Option(help="Whose model; default: the last one made.")] = None,
+    out: Annotated[Path | None, typer.Option(help="An empty folder; default: export/ in the run's.")] = None,
+) -> None:
+    """Writes a run's model for others, reads it back, and proves that it is what was trained."""
+    folder = find_run(run)
+    for name, value, known in (("--to", to, ("hf", "gguf")), ("--bits", bits, ("f32", "f16", "q8_0", "q4_0"))):
+        if value not in known:
+            raise UserError(f"{name}: {value} is not one of {', '.join(known)}.{did_you_mean(value, known)}")
+    quiet(downloads=False, offline=True)
+    from luthier.run.export import export_model
+
+    where, lines = export_model(folder, stage, to, bits, out)  # type: ignore[arg-type]  # checked above
+    for line in lines:
+        print(f"✓ {line.name:<10} {line.detail}")
+    print(f"\n{where}")
+
+
+@app.command()
 def report(
     run: RunFolder,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,

@@ -179,6 +179,9 @@ class Recipe(Strict):
     """Plan to end in time; default: the steps that the stages ask for."""
     shards: str = "shards"
     """Where streamed sources are kept as tokens: a folder (relative to `out`), or an fsspec URL such as s3://…"""
+    export: list[Literal["gguf-f32", "gguf-f16", "gguf-q8_0", "gguf-q4_0"]] = []
+    """Also write the last model as GGUF (for llama.cpp and Ollama); what cannot be is told before training. The Hugging
+    Face folder is always made."""
     track: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
     """Trackers that get the run's figures too; each is an extra. A tracker that fails is told of, and never stops
     the run."""

@@ -11,20 +11,22 @@ from typing import Any
 from luthier.base.alignment import Kto, Preference, Reward
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
-from luthier.base.files import read_json, write_json, write_text
+from luthier.base.files import hash_of, read_json, write_json, write_text
 from luthier.base.nouns import Chat, Message
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
+from luthier.base.tuning import Training
 from luthier.data.dataset import Dataset
 from luthier.generate import Sampling, sample
 from luthier.model.load import add_chat_template, compute_dtype, load_folder, save_model
 from luthier.run.best_of import draw_best
-from luthier.run.context import Context, open_context, renderer_of, run_lock
+from luthier.run.context import Context, all_threads, open_context, renderer_of, run_lock
+from luthier.run.export import check_exports, export_all
 from luthier.run.grpo import train_grpo
 from luthier.run.kto import train_kto
 from luthier.run.learner import learner_for, require_libraries
 from luthier.run.masked import as_trained, filler, hiding_for
 from luthier.run.measure import base_samples, measure
-from luthier.run.memo import find_stage, hardware, versions
+from luthier.run.memo import code_hash, find_stage, hardware, versions
 from luthier.run.pairs import answer_guards, answers_for, answers_leak, check_preferences, named_source
 from luthier.run.ppo import train_ppo
 from luthier.run.prefer import gather_preferences
@@ -35,6 +37,7 @@ from luthier.run.rewards import check_programs
 from luthier.run.tune import prepare_rows, row_guards, sources_of, train_language_model
 from luthier.run.words import PREFERRING
 from luthier.tokens.prepare import prepare_labelled
+from luthier.train.ranks import here
 
 STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "pretrain": train_language_model,
@@ -63,14 +66,18 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         write_json(context.folder / "resolved.json", recipe.model_dump(mode="json"))
         require_libraries(recipe)
         check_programs(recipe, context.root)
+        check_exports(context, recipe)
         for name in recipe.data:  # every source is read first: a broken one is told before hours of training
             context.dataset(name)
         check_preferences(context)
+        one_run(context)
         if recipe.base.model is not None:
-            base_samples(context, context.folder / "base")
+            here().once(lambda: base_samples(context, context.folder / "base"))
         for index, stage in enumerate(recipe.stages):
-            STAGES[stage.kind](context, index, stage)
+            do_stage(context, index, stage)
             write_current(context)
+        if not here().is_main:
+            return context.folder  # what is left is the main rank's work
         log = EventLog(context.folder / "events.jsonl", watchers)
         log.emit("begin", stage="evaluate", stage_kind="evaluate")
         began = time.monotonic()
@@ -78,14 +85,37 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         log.emit("end", seconds=time.monotonic() - began)
         log.close()
         add_seconds(context, time.monotonic() - began)
-        write_json(context.folder / "report.json", summary(context, metrics))
+        exports = export_all(context, recipe)
+        write_json(context.folder / "report.json", summary(context, metrics) | {"exports": exports})
         write_report(context.folder)
     return context.folder
 
 
+def one_run(context: Context) -> None:
+    """Raises RunError where the ranks do not work on the same: then each would train on its own."""
+    facts = {"the recipe": hash_of(context.recipe.model_dump(mode="json")), "luthier's code": code_hash()}
+    facts |= {"the device": context.device, "the number of threads": str(all_threads(context.recipe))}
+    facts |= {f"the version of {library}": version for library, version in versions().items()}
+    facts |= {f"data.{name}": context.dataset(name).hash for name in context.recipe.data}
+    for what, value in facts.items():
+        here().agree(what, value)
+
+
+def do_stage(context: Context, index: int, stage: Stage) -> None:
+    """Training is every rank's work. What else there is to do the main rank does, and the others then find it done."""
+    if isinstance(stage, Training):
+        STAGES[stage.kind](context, index, stage)
+    else:
+        here().once(lambda: STAGES[stage.kind](context, index, stage))
+        if not here().is_main:
+            STAGES[stage.kind](context, index, stage)
+    here().meet()
+
+
 def write_current(context: Context) -> None:
     """current.json: the folders that the recipe, as it stands, has led to."""
-    write_json(context.folder / "current.json", {"stages": [f.path.name for f in context.stages]})
+    made = {"stages": [f.path.name for f in context.stages], "root": str(context.root.resolve())}
+    write_json(context.folder / "current.json", made)
 
 
 def add_seconds(context: Context, seconds: float) -> None:

@@ -4,7 +4,7 @@ scale or a missed cap moves log-probs by whole nats and not by rounding."""
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 COMMON = {
     "vocab_size": 128,
@@ -75,6 +75,37 @@ ROWS: dict[str, dict] = {
     },
 }
 """Architectures that do not, and run on padded rows."""
+
+
+BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+ENCODERS: dict[str, dict] = {
+    "bert": BERT,
+    "roberta": {**BERT, "pad_token_id": 1, "bos_token_id": 0},
+    "xlm-roberta": {**BERT, "pad_token_id": 1, "bos_token_id": 0},
+    "camembert": {**BERT, "pad_token_id": 1, "bos_token_id": 0},
+    "electra": {**BERT, "embedding_size": 16},
+    "albert": {**BERT, "embedding_size": 16},
+    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "dropout": 0.0, "attention_dropout": 0.0},
+    "modernbert": {"local_attention": 16, "global_attn_every_n_layers": 2, "mlp_dropout": 0.0},
+    "nomic_bert": {"attention_dropout": 0.0},
+    "eurobert": {},
+}
+"""Encoders that attend by a Batch's rule: each token sees all of its own sequence."""
+
+ENCODERS_ON_ROWS: dict[str, dict] = {
+    "deberta-v2": BERT,
+    "mpnet": {**BERT, "pad_token_id": 1},
+    "roformer": {**BERT, "embedding_size": 32},
+    "mobilebert": {"embedding_size": 16, "true_hidden_size": 16, "intra_bottleneck_size": 16},
+}
+"""Encoders that do not, and run on padded rows."""
+
+
+def tiny_encoder(kind: str, seed: int = 0) -> PreTrainedModel:
+    """A random masked language model of one architecture, in eval mode."""
+    torch.manual_seed(seed)
+    settings = {**COMMON, **(ENCODERS | ENCODERS_ON_ROWS)[kind]}
+    return AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **settings)).eval()
 
 
 def tiny(kind: str, seed: int = 0) -> PreTrainedModel:

@@ -30,7 +30,6 @@ from luthier.train.preference import (
     KtoReference,
     Marked,
     answer_logps,
-    kl_baseline,
     kto_loss,
     mismatched,
     shuffled_steps,
@@ -109,9 +108,10 @@ class Judged(NamedTuple):
     mismatched_N: np.ndarray
 
     @property
-    def baseline(self) -> float:
-        """z of the KTO loss, in nats."""
-        return kl_baseline(self.mismatched_N.tolist(), [0.0] * len(self.mismatched_N))
+    def drift(self) -> float:
+        """Mean gain of the mismatched answers, in nats: what any answer gained. The loss's z is this, or 0 where it is
+        negative."""
+        return float(self.mismatched_N.mean()) if len(self.mismatched_N) else 0.0
 
 
 def of_answers(
@@ -162,7 +162,7 @@ def losses_of(stage: Kto, seen: Judged) -> np.ndarray:
     one = lambda gain, good: kto(  # noqa: E731
         torch.tensor([gain]),
         torch.tensor([float(good)]),
-        seen.baseline,
+        max(0.0, seen.drift),
         stage.beta,
         stage.good_weight,
         stage.bad_weight,
@@ -171,8 +171,8 @@ def losses_of(stage: Kto, seen: Judged) -> np.ndarray:
 
 
 def rightness(seen: Judged) -> np.ndarray:
-    """1 where a gain lies on its mark's side of the baseline, ½ where it lies on it, else 0."""
-    beyond_N = seen.gain_N - seen.baseline
+    """1 where a good answer gained more, or a bad one less, than any answer did; ½ where neither, else 0."""
+    beyond_N = seen.gain_N - seen.drift
     beyond_N = np.where(np.abs(beyond_N) > ROUNDING, beyond_N, 0.0)
     return agreement(np.where(seen.good_N, beyond_N, -beyond_N))
 
@@ -200,8 +200,8 @@ def kto_watcher(
 
 
 def kto_figures(stage: Kto, seen: Judged, seed: int) -> dict[str, Figure]:
-    """Of the held-out answers: how many gained on the right side of the baseline, the loss, and by how many nats good,
-    bad and mismatched answers moved."""
+    """Of the held-out answers: how many moved as they are marked, the loss, and by how many nats good, bad and
+    mismatched answers moved."""
     if not len(seen.gain_N):
         return {}
     figures = {

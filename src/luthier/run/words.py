@@ -30,8 +30,8 @@ MEANING = {
     "reward": "Held-out preference pairs: how often the reward model scores the preferred answer higher, beside a "
     "baseline that only looks at length.",
     **dict.fromkeys(("dpo", "orpo", "simpo"), PAIRS),
-    "kto": "Held-out answers marked good or bad: how often the model gained, over the one it started from, on those "
-    "that are good and lost on those that are bad. Gains and KL are in nats an answer.",
+    "kto": "Held-out answers marked good or bad: how often a good one gained more, over the model it started from, "
+    "than answers to other prompts did, and a bad one less. Gains and KL are in nats an answer.",
     "best_of": "Rewards of the answers drawn: the mean of all, the best to each prompt, by how much that is better, "
     "and the share of prompts of which an answer was kept.",
     "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",

@@ -14,7 +14,7 @@ import torch
 
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
-from luthier.base.files import disk_errors, hash_of, hash_path
+from luthier.base.files import disk_errors, hash_of, hash_path, only_reads
 from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.objective import is_masked
 from luthier.base.pages import keep_freed_pages
@@ -27,6 +27,7 @@ from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
 from luthier.run.kept import kept_dataset
 from luthier.run.memo import StageFolder, stage_folder
 from luthier.tokens.render import Renderer
+from luthier.train.ranks import here
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Context:
             inputs,
             self.recipe.seed,
             self.device,
+            all_threads(self.recipe),
             self.watchers,
         )
         made.tidy()
@@ -154,17 +156,22 @@ def open_context(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda is asked for, but torch sees no GPU. Use device: cpu, or see `luthier doctor`.")
     keep_freed_pages()
-    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
+    torch.set_num_threads(recipe.threads or max(1, all_threads(recipe) // here().on_this_machine))
     folder = Path(recipe.out) / recipe.name
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
     context = Context(recipe, recipe_path, folder, device, watchers)
     if recipe.base.model is not None:
         context.models["base"] = ModelRef("base", None, base_hash(recipe, context.root))
     return context
+
+
+def all_threads(recipe: Recipe) -> int:
+    """CPU threads that the run is meant to have, however many processes share them."""
+    return recipe.threads or os.cpu_count() or 1
 
 
 def base_hash(recipe: Recipe, root: Path) -> str:
@@ -179,6 +186,9 @@ def base_hash(recipe: Recipe, root: Path) -> str:
 def run_lock(folder: Path) -> Iterator[None]:
     """Holds the run's folder, so that two commands never write it at once. The system drops the lock with the
     process, however that ends. Raises RunError when another holds it."""
+    if only_reads():
+        yield  # the main rank holds it for all
+        return
     with disk_errors(folder):
         lock = open(folder / ".lock", "w")  # noqa: SIM115  # held while the block runs, whose errors are not the disk's
     with lock:

@@ -22,6 +22,7 @@ from luthier.run.memo import StageFolder
 from luthier.tokens.render import Renderer
 from luthier.tokens.tokenizer import train_encoder_tokenizer, train_tokenizer
 from luthier.train.checkpoint import Weights
+from luthier.train.ranks import here
 
 ADAPTER = "policy"
 
@@ -114,7 +115,10 @@ def full_weights(lm: LanguageModel, tokenizer: Any) -> Weights:
 def new_tokenizer(context: Context, folder: StageFolder, stage: Pretrain | Sft) -> Any:
     """The run's own tokenizer, trained once on the stage's documents and kept beside them."""
     kept = folder.path / "tokenizer"
-    if not kept.is_dir():
+
+    def make() -> None:
+        if kept.is_dir():
+            return
         fresh = context.recipe.base.fresh
         assert fresh is not None
         names = [stage.data] if isinstance(stage.data, str) else list(stage.data)
@@ -124,4 +128,6 @@ def new_tokenizer(context: Context, folder: StageFolder, stage: Pretrain | Sft) 
         with new_folder(kept) as path:
             train = train_encoder_tokenizer if fresh.shape == "encoder" else train_tokenizer
             train(documents, fresh.vocab).save_pretrained(path)
+
+    here().once(make)
     return load_tokenizer(kept)

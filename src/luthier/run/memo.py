@@ -21,7 +21,7 @@ import torch
 import luthier
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
-from luthier.base.files import disk_errors, hash_of, hash_path, read_json, write_json
+from luthier.base.files import disk_errors, hash_of, hash_path, only_reads, read_json, write_json
 from luthier.base.pages import give_back_freed_pages
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
@@ -118,6 +118,8 @@ class StageFolder:
 
     def tidy(self) -> None:
         """Removes what a kill left behind: half-written files, and the checkpoints of a stage that is done."""
+        if only_reads():
+            return
         for left in list(self.path.rglob(".*.tmp")):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         if self.done:
@@ -172,9 +174,11 @@ def stage_folder(
     inputs: dict[str, str],
     seed: int,
     device: str,
+    threads: int,
     watchers: tuple[Watcher, ...],
 ) -> StageFolder:
-    """The folder that these settings and inputs lead to, whether it exists or not."""
+    """The folder that these settings and inputs lead to, whether it exists or not, and however many processes share
+    the work."""
     digest = hash_of(
         {
             "kind": kind,
@@ -182,7 +186,7 @@ def stage_folder(
             "inputs": inputs,
             "seed": seed,
             "device": device,
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "versions": versions() | extras(settings),
             "code": code_hash(),
         }

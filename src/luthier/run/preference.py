@@ -41,6 +41,7 @@ from luthier.train.preference import (
     pair_sum,
     preference_loss,
 )
+from luthier.train.ranks import here
 from luthier.train.sources import Pairs, pair_micro, split_pairs
 
 WATCHED_PAIRS = 256
@@ -110,6 +111,7 @@ def once(folder: StageFolder, make: Callable[[], Any]) -> Any:
                 f"{folder.name}: the model that the stage starts from gives log-probs that are not finite: its "
                 "weights are broken. Start from another stage (init)."
             ) from None
+    here().meet()  # a rank that does not write reads what the main one wrote
     return read_json(path)
 
 

@@ -30,6 +30,7 @@ from luthier.run.memo import StageFolder
 from luthier.tokens.masking import Hidden
 from luthier.train import guards as g
 from luthier.train.loop import Job, Totals
+from luthier.train.ranks import here
 
 MOST_NATS = 1e-3
 """Largest difference of a log-prob, in float32, between what was trained and what was saved."""
@@ -44,7 +45,9 @@ def close(
     passed: list[dict[str, Any]],
     facts: dict[str, Any],
 ) -> None:
-    """Saves a language model with its certificate and samples, and writes the stage's record."""
+    """Saves a language model with its certificate and samples, and writes the stage's record: the main rank's work."""
+    if not here().is_main:
+        return
     certificate = save_result(folder, learner)
     job.log.emit("guard", **certificate)
     show_samples(context, folder, learner)

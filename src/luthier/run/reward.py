@@ -36,6 +36,7 @@ from luthier.tokens.pack import forest
 from luthier.tokens.prepare import prepare_pairs
 from luthier.train import guards as g
 from luthier.train.loop import Loss, fit, stop_if_broken
+from luthier.train.ranks import here
 from luthier.train.sources import Micro, Pairs
 
 REWARD = "reward"
@@ -71,6 +72,8 @@ def run_reward(
     job = job_for(context, folder, stage, learner, source, loss, watch, log, heads={"head": head})
     passed += tried(job, learner, made.sequences, source.largest())
     used = fit(job)
+    if not here().is_main:
+        return
     figures, bias = report_card(judge(learner.lm, head, held, pairs), context.recipe.seed)
     certificate = save_reward(folder, learner, head, held or pairs)
     log.emit("guard", **certificate)

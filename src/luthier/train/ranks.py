@@ -53,6 +53,11 @@ class Ranks:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
 
+    @property
+    def on_this_machine(self) -> int:
+        """How many of the ranks share this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.world > 1 else 1
+
     def share(self, count: int) -> range:
         """This rank's run of `count` things in a row; the shares differ by one at most, and are the ranks' in order."""
         return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)

@@ -26,9 +26,17 @@ from luthier.base.errors import UserError, did_you_mean
 from luthier.base.tuning import Ia3, Lora
 from luthier.model.quantise import broken_blocks, dequantise, is_quantised
 
-KEYS_AND_VALUES = (("k_proj", "v_proj"), ("key", "value"), ("query_key_value",), ("c_attn",), ("Wqkv",), ("qkv_proj",))
+KEYS_AND_VALUES = (
+    ("k_proj", "v_proj"),
+    ("key", "value"),
+    ("k_lin", "v_lin"),
+    ("query_key_value",),
+    ("c_attn",),
+    ("Wqkv",),
+    ("qkv_proj",),
+)
 """What a block's projections to keys and values are called, together or apart; the first that it has."""
-MLP_OUT = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj", "fc_out", "w2", "mlp.Wo", "output.dense")
+MLP_OUT = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj", "fc_out", "w2", "mlp.Wo", "lin2", "output.dense")
 """What the last projection of a block's MLP is called; the first that it has."""
 
 

@@ -49,6 +49,11 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomic and durable: after a crash the file holds the old content or the new, never a part."""
+    write_parts(path, (content,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """`write_bytes` of content that is never held as a whole."""
     if only_reads():
         return
     with disk_errors(path):
@@ -56,7 +61,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(beside, "wb") as file:
-                file.write(content)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -77,7 +83,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_parts(path, ((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode() for row in rows))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,9 @@ LOOKED_AT = 20
 SHOWN = 5
 """Reasons in an error."""
 
+Kinds = dict[str, tuple[int, Rejected]]
+"""Kind of a reason -> (rows that have it, the first of them)."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -35,7 +38,7 @@ class Dataset:
     """The format the rows were read as; never auto."""
     train: list[Example]
     heldout: list[Example]
-    rejected: list[Rejected]
+    rejected: Sequence[Rejected]
     files: int
     """Files read; with `limit`, files found."""
     rows: int
@@ -48,12 +51,78 @@ class Dataset:
     """What a user should know: the format found, columns not used, files left out."""
 
 
-def read_dataset(name: str, source: Source, root: Path) -> Dataset:
-    """Reads the source called `name` under `data`, relative to the folder `root`.
+def read_dataset(name: str, source: Source, root: Path, hashed: bool = True) -> Dataset:
+    """Reads the source called `name` under `data`, relative to the folder `root`; without the hash where it is not
+    wanted, for which all bytes must be read.
 
     Raises UserError: path missing or of unknown kind, a file broken as a whole, no or several formats that fit, a
     column or role mapping that cannot hold, no usable row, more than `max_rejected` of the rows rejected.
     """
+    opened = open_source(name, source, root)
+    reading = opened.conversion
+    examples: list[Example] = []
+    rejected: list[Rejected] = []
+    for row in opened.rows:
+        made = reading.example(row)
+        if isinstance(made, Rejected):
+            rejected.append(made)
+        else:
+            examples.append(made)
+        if len(examples) == source.limit:
+            break
+    check_rejected(name, source, len(examples), kinds_of(rejected))
+    held = [reading.held_out(example) for example in examples]
+    return Dataset(
+        name=name,
+        format=reading.format,
+        train=[example for example, out in zip(examples, held, strict=True) if not out],
+        heldout=[example for example, out in zip(examples, held, strict=True) if out],
+        rejected=rejected,
+        files=len(opened.files),
+        rows=len(examples) + len(rejected),
+        hash=source_hash(opened, [hash_path(file) for file in opened.files]) if hashed else "",
+        duplicates=len(examples) - len({content(example) for example in examples}),
+        notes=opened.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the rows of a source become examples, and which of them are held out."""
+
+    name: str
+    source: Source
+    format: str
+    """Never auto."""
+
+    def example(self, row: Read) -> Example | Rejected:
+        """What a row is."""
+        if isinstance(row, Rejected):
+            return row
+        reading = Reading(self.name, self.source.roles, self.source.system)
+        return convert(renamed(row, self.source.columns), self.format, reading)
+
+    def held_out(self, example: Example) -> bool:
+        """An example's side depends on nothing but itself: rows that are added move no other."""
+        key = file_of(example.origin) if self.source.split_by == "origin" else split_key(example)
+        return fraction(key) < self.source.heldout
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source about to be read."""
+
+    path: Path
+    files: list[Path]
+    conversion: Conversion
+    rows: Iterator[Read]
+    """All of them, from the beginning."""
+    notes: tuple[str, ...]
+
+
+def open_source(name: str, source: Source, root: Path) -> Opened:
+    """Finds a source's files, and looks at its first rows. Raises UserError: path missing or of unknown kind, no or
+    several formats that fit, a column or role mapping that cannot hold."""
     path = find_path(name, source.path, root)
     files, notes = list_files(name, path)
     check_roles(name, source)
@@ -65,31 +134,13 @@ def read_dataset(name: str, source: Source, root: Path) -> Dataset:
     if format == "auto" and sample:
         format = detect(sample, name)
         notes = [f"format {format}, found from the columns{unused(format, sample)}", *notes]
-    reading = Reading(name, source.roles, source.system)
-    examples: list[Example] = []
-    rejected: list[Rejected] = []
-    for row in chain(first, read):
-        made = convert(renamed(row, source.columns), format, reading) if isinstance(row, Row) else row
-        if isinstance(made, Rejected):
-            rejected.append(made)
-        else:
-            examples.append(made)
-        if len(examples) == source.limit:
-            break
-    check_rejected(name, source, len(examples), rejected)
-    train, heldout = split(examples, source)
-    return Dataset(
-        name=name,
-        format=format,
-        train=train,
-        heldout=heldout,
-        rejected=rejected,
-        files=len(files),
-        rows=len(examples) + len(rejected),
-        hash=hash_of([[[origin_of(f, path), hash_path(f)] for f in files], source.model_dump(exclude={"path"})]),
-        duplicates=len(examples) - len({content(example) for example in examples}),
-        notes=tuple(notes),
-    )
+    return Opened(path, files, Conversion(name, source, format), chain(first, read), tuple(notes))
+
+
+def source_hash(opened: Opened, hashes: Sequence[str]) -> str:
+    """Of the files' bytes and of all that the recipe says about the source but its folder."""
+    named = [[origin_of(file, opened.path), digest] for file, digest in zip(opened.files, hashes, strict=True)]
+    return hash_of([named, opened.conversion.source.model_dump(exclude={"path"})])
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
@@ -144,32 +195,21 @@ def check_columns(name: str, source: Source, rows: Sequence[Row]) -> None:
         raise UserError(wrong)
 
 
-def check_rejected(name: str, source: Source, examples: int, rejected: Sequence[Rejected]) -> None:
+def check_rejected(name: str, source: Source, examples: int, kinds: Kinds) -> None:
     """Raises UserError when nothing or too little is left, with the commonest reasons."""
-    rows = examples + len(rejected)
-    if examples and len(rejected) <= source.max_rejected * rows:
+    rejected = sum(count for count, _ in kinds.values())
+    rows = examples + rejected
+    if examples and rejected <= source.max_rejected * rows:
         return
-    kinds = reasons(rejected)
-    first = {kind_of_reason(row.reason): row for row in reversed(rejected)}
     why = [
-        f"  {first[kind].origin}: {first[kind].reason}" + (f" (and {count - 1} like it)" if count > 1 else "")
-        for kind, count in kinds.most_common(SHOWN)
+        f"  {first.origin}: {first.reason}" + (f" (and {count - 1} like it)" if count > 1 else "")
+        for count, first in sorted(kinds.values(), key=lambda kind: -kind[0])[:SHOWN]
     ]
     if not examples:
         raise UserError([f"data.{name}: {source.path}: not one usable row.", *why])
-    share = f"{len(rejected) / rows:.1%}, at most {source.max_rejected:.1%} may be"
-    head = f"data.{name}: {source.path}: {len(rejected)} of {rows} rows cannot be used: {share}."
+    share = f"{rejected / rows:.1%}, at most {source.max_rejected:.1%} may be"
+    head = f"data.{name}: {source.path}: {rejected} of {rows} rows cannot be used: {share}."
     raise UserError([head, *why, f"  Mend them, or raise data.{name}.max_rejected to go on without them."])
-
-
-def split(examples: Sequence[Example], source: Source) -> tuple[list[Example], list[Example]]:
-    """(train, heldout). An example's side depends on nothing but itself: rows that are added move no other."""
-    train: list[Example] = []
-    heldout: list[Example] = []
-    for example in examples:
-        key = file_of(example.origin) if source.split_by == "origin" else split_key(example)
-        (heldout if fraction(key) < source.heldout else train).append(example)
-    return train, heldout
 
 
 def fraction(text: str) -> float:
@@ -250,9 +290,19 @@ def folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def reasons(rejected: Sequence[Rejected]) -> Counter[str]:
+def kinds_of(rejected: Iterable[Rejected]) -> Kinds:
+    """How often each kind of reason came up, and the first row of each."""
+    kinds: Kinds = {}
+    for row in rejected:
+        kind = kind_of_reason(row.reason)
+        count, first = kinds.get(kind, (0, row))
+        kinds[kind] = (count + 1, first)
+    return kinds
+
+
+def reasons(rejected: Iterable[Rejected]) -> Counter[str]:
     """How often each kind of reason came up."""
-    return Counter(kind_of_reason(row.reason) for row in rejected)
+    return Counter({kind: count for kind, (count, _) in kinds_of(rejected).items()})
 
 
 def kind_of_reason(reason: str) -> str:

@@ -92,7 +92,10 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
         earlier = recipe.stages[:index]
         at: Loc = ("stages", index)
         if stage.init is not None:
-            yield from must_be_stage((*at, "init"), stage.init, earlier, WRITES_TEXT, "is made before this one")
+            outside = ("base",) if recipe.base.model is not None else ()
+            if stage.init not in outside:
+                where = "is made before this one"
+                yield from must_be_stage((*at, "init"), stage.init, earlier, WRITES_TEXT, where, outside)
         if isinstance(stage, r.Pretrain | r.Sft):
             yield from check_supervised(at, stage, recipe, earlier)
         elif isinstance(stage, a.Prefer):

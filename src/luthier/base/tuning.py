@@ -152,7 +152,11 @@ class Training(Strict):
     name: str | None = None
     """The stage's name in folders and reports; default: its kind."""
     init: str | None = None
-    """Name of the earlier stage whose model to start from; default: the last stage that made a language model."""
+    """Name of the earlier stage whose model to start from (base: the model of `base.model`); default: the last stage
+    that made a language model."""
+    seed: int | None = Field(default=None, ge=0)
+    """Randomness of this stage; default: the recipe's seed and the stage's name. Stages with the same number see the
+    same batches."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     optimizer: Literal["adamw", "adamw8bit", "adafactor", "lion", "muon"] = "adamw"

@@ -69,8 +69,9 @@ class Context:
         return self.datasets[name]
 
     def seed(self, stage: StageFolder) -> int:
-        """The stage's own seed: two stages of a run never draw the same numbers."""
-        return seed_for(self.recipe.seed, stage.name)
+        """The stage's own seed: two stages of a run never draw the same numbers, unless they are told to."""
+        given = stage.settings.get("seed")
+        return seed_for(self.recipe.seed, stage.name if given is None else f"stage seed {given}")
 
     def stage(self, index: int, name: str, settings: Any, inputs: dict[str, str]) -> StageFolder:
         """The folder of the recipe's stage `index`."""

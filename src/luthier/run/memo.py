@@ -26,6 +26,9 @@ from luthier.base.pages import give_back_freed_pages
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
 
+READERS = ("compare.py", "methods.py", "trackers.py", "tracking.py")
+"""More files that decide no stage's result: they write recipes, or read what a run has told."""
+
 
 def extras(settings: dict[str, Any]) -> dict[str, str]:
     """Versions of the optional libraries that a stage's settings ask for, where they are installed."""
@@ -51,7 +54,7 @@ def code_hash() -> str:
         {
             str(p.relative_to(root)): hash_path(p)
             for p in sorted(root.rglob("*.py"))
-            if p.name not in ("report.py", "story.py", "pictures.py", "cli.py", "console.py", "doctor.py")
+            if p.name not in ("report.py", "story.py", "pictures.py", "cli.py", "console.py", "doctor.py", *READERS)
         }
     )
 
@@ -191,7 +194,10 @@ def stage_folder(
             "code": code_hash(),
         }
     )
-    return StageFolder(run / f"{index}-{name}-{digest[:8]}", name, kind, digest, settings, inputs, device, watchers)
+    place = f"{name}-{digest[:8]}"  # a stage keeps its folder when others come or go before it
+    moved = [path.name for path in run.glob("*-*") if path.name.partition("-")[2] == place]
+    path = run / (moved[0] if moved else f"{index}-{place}")
+    return StageFolder(path, name, kind, digest, settings, inputs, device, watchers)
 
 
 def find_stage(run: Path, wanted: str | None) -> tuple[Path, dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.files import hash_of, hash_path, write_jsonl
@@ -19,6 +20,9 @@ from luthier.data.formats import TEXT, convert, detect, renamed
 from luthier.data.messages import Reading
 from luthier.data.sources import find_path, list_files, origin_of, read_rows
 from luthier.data.text import Read
+
+if TYPE_CHECKING:
+    from luthier.data.survey import Survey
 
 LOOKED_AT = 20
 """Rows that decide what `auto` is."""
@@ -49,6 +53,8 @@ class Dataset:
     """Examples whose content an earlier one has (they are kept)."""
     notes: tuple[str, ...]
     """What a user should know: the format found, columns not used, files left out."""
+    survey: Survey | None = None
+    """Of a streamed source: its rows, of which `train` and `heldout` are samples. None: they are all here."""
 
 
 def read_dataset(name: str, source: Source, root: Path, hashed: bool = True) -> Dataset:

@@ -192,6 +192,7 @@ class Alarm:
             print(said, file=sys.stderr, flush=True)
             with contextlib.suppress(RuntimeError):
                 self.store.set(self.told, "1")
+            time.sleep(2 * POLL_S)  # the store may be this process's: it stays until the others have read
         else:
             with contextlib.suppress(RuntimeError):  # it is told, or there is nobody to tell it any more
                 self.store.wait([self.told], timedelta(seconds=LAST_WORDS_S))

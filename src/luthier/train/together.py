@@ -123,8 +123,10 @@ class Together:
     def step(self) -> None:
         """One step of every optimizer."""
         for optimizer in self.optimizers.values():
-            if self.shards is None or type(optimizer).__name__ in ELEMENTWISE:
+            if self.shards is None:
                 optimizer.step()
+            elif type(optimizer).__name__ in ELEMENTWISE:
+                step_as_they_lie(optimizer)
             else:
                 step_whole(optimizer)
 
@@ -146,6 +148,22 @@ def fingerprint(module: nn.Module) -> str:
 def squared_norm(tensors: Sequence[Tensor]) -> float:
     """Sum of squares."""
     return float(torch.nn.utils.get_total_norm(tensors)) ** 2 if tensors else 0.0
+
+
+def step_as_they_lie(optimizer: torch.optim.Optimizer) -> None:
+    """A step of an optimizer that may see shards: once for the parameters in shards and once for the whole ones, which
+    torch cannot step in one call. What has no gradient is passed over."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    cut = [p for p in parameters if isinstance(p, DTensor)]
+    whole = [p for p in parameters if not isinstance(p, DTensor)]
+    for now, later in ((cut, whole), (whole, cut)):
+        hidden = [p.grad for p in later]
+        for p in later:
+            p.grad = None
+        if now:
+            optimizer.step()
+        for p, grad in zip(later, hidden, strict=True):
+            p.grad = grad
 
 
 def step_whole(optimizer: torch.optim.Optimizer) -> None:

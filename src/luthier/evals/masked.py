@@ -44,7 +44,9 @@ def fillings(lm: LanguageModel, rows: Sequence[Hidden], batch_tokens: int = 8192
         places: list[Filling] = []
         for hidden, target in zip(hidden_MD.split(size), batch.target_M.split(size), strict=True):
             logits_MV = logits_of(lm, hidden)
-            rank_M = (logits_MV > logits_MV.gather(1, target[:, None])).sum(-1)
+            truth_M1, id_V = logits_MV.gather(1, target[:, None]), torch.arange(logits_MV.shape[1], device=lm.device)
+            # Of equals the first comes first: a model that prefers nothing is not right everywhere.
+            rank_M = ((logits_MV > truth_M1) | ((logits_MV == truth_M1) & (id_V < target[:, None]))).sum(-1)
             best = torch.softmax(logits_MV, -1).topk(TOP)
             told = zip(best.indices.tolist(), best.values.tolist(), rank_M.tolist(), strict=True)
             places += [Filling(tuple(ids), tuple(probs), rank) for ids, probs, rank in told]

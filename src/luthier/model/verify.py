@@ -122,7 +122,8 @@ def choose_layout(module: torch.nn.Module, dtype: torch.dtype = torch.float32) -
         context = context_of(config) - first_position(rows.core)
         sequences = probe_sequences(rows.core.config.vocab_size, context, min(sizes, default=None))
         if fills_masks(rows.core):
-            rows = replace(rows, encoder=encoder_of(rows.core))
+            with library_attention(rows):
+                rows = replace(rows, encoder=encoder_of(rows.core))
             shown = probe_rows(sequences, config.get("pad_token_id"))
             reference_M, batch = own_fillings(rows, shown), pack_hidden(shown).to(rows.device)
         else:

@@ -20,7 +20,7 @@ BROKEN, NOTE, FINE = 0, 1, 2
 """Grades: must be mended before luthier works; worth knowing; as it should be."""
 
 REQUIRED = ("torch", "transformers", "peft", "tokenizers", "pydantic", "numpy", "pyarrow", "safetensors")
-OPTIONAL = {"bitsandbytes": "4-bit and 8-bit bases on a GPU", "liger_kernel": "fused kernels on a GPU"}
+OPTIONAL = {"bitsandbytes": "bases in 4 and 8 bits, 8-bit AdamW", "liger_kernel": "fused kernels on a GPU"}
 LEAST_MEMORY_BYTES, LEAST_DISK_BYTES = 2_000_000_000, 2_000_000_000
 """What the demo needs."""
 

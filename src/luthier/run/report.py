@@ -51,7 +51,18 @@ from luthier.run.story import (
     verdict,
     written,
 )
-from luthier.run.words import COLOURS, LARGE, MEANING, OTHER_MEANING, PLUMBING, PREFERRING, TITLES, WORK
+from luthier.run.words import (
+    COLOURS,
+    LARGE,
+    MEANING,
+    NATS_AND_BETA,
+    OTHER_MEANING,
+    OWN_UNITS,
+    PLUMBING,
+    PREFERRING,
+    TITLES,
+    WORK,
+)
 
 MOST_CURVES, MOST_PROMPTS, MOST_REJECTED, MOST_CHARACTERS, MOST_NOTES, MOST_SAMPLES = 24, 16, 12, 4000, 12, 8
 PREVIEW = 240  # characters of a long answer before it is opened
@@ -176,8 +187,8 @@ def metric_table(group: Group, part: Sequence[Figure], share: bool, story: Story
     title, meaning, said = stage_word(group.name), MEANING.get(group.kind, OTHER_MEANING), group.said
     if len(parts) == 1 and parts[0][0]:
         title, parts = f"{title}: {parts[0][0]}", [("", parts[0][1])]
-    if group.kind == "reward" and not share:
-        title, meaning, said = f"{title}: scores", "In the reward model's own unit.", ""
+    if group.kind in PREFERRING and not share:
+        title, meaning, said = f"{title}: scores", OWN_UNITS.get(group.kind, NATS_AND_BETA), ""
     return {
         "title": title[0].upper() + title[1:],
         "meaning": f"{meaning} {remark}",

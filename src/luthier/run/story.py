@@ -310,7 +310,7 @@ def verdict(story: Story) -> list[Said]:
     first = (
         _of_answers(by_kind.get("answers"), story) or _of_losses(story) or _of_choices(by_kind.get("choices"), story)
     )
-    second = _of_wins(by_kind.get("win_rate"), story) or _of_reward(by_kind.get("reward"))
+    second = _of_wins(by_kind.get("win_rate"), story) or _of_preferences(by_kind)
     count = len(story.stages)
     return [*first, *second] or [Said(f"{count} stage{'s' * (count != 1)} finished; nothing was measured.")]
 
@@ -357,11 +357,13 @@ def _of_wins(group: Group | None, story: Story) -> list[Said]:
     return [Said(f"{new[:1].upper()}{new[1:]} wins "), stressed(figure), Said(against)]
 
 
-def _of_reward(group: Group | None) -> list[Said]:
+def _of_preferences(by_kind: Mapping[str, Group]) -> list[Said]:
+    group = next((by_kind[kind] for kind in reversed(PREFERRING) if kind in by_kind), None)
     found = [f for f in group.figures if f.path == ("accuracy",)] if group else []
-    if not found:
+    if group is None or not found:
         return []
-    return [Said("The reward model agrees with "), stressed(found[0]), Said(" of held-out preferences. ")]
+    who = "The reward model" if group.kind == "reward" else f"After {stage_word(group.name)} the model"
+    return [Said(f"{who} agrees with "), stressed(found[0]), Said(" of held-out preferences. ")]
 
 
 def _of_losses(story: Story) -> list[Said]:

@@ -42,6 +42,9 @@ MEANING = {
     "pseudo_perplexity": "Each token of held-out text is hidden in turn: exp of the mean −log p of the truth, lower is "
     "better.",
 }
+OWN_UNITS = {"reward": "In the reward model's own unit."}
+"""What figures that are no shares are measured in, of stages that measure themselves on held-out preferences."""
+NATS_AND_BETA = "Gains in nats an answer, over the model it started from; the margin in implicit reward."
 OTHER_MEANING = "Measured on data that was not trained on."
 PLUMBING = frozenset({"step", "steps", "t", "tokens", "seconds"})
 """Numbers of step events that say where a step is, not how it went."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,12 +149,45 @@ def find_run(name: str) -> Path:
 
 
 @app.command()
-def run(recipe: RecipeFile, changes: Changes = None, sets: SetChanges = None, offline: Offline = False) -> None:
+def run(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    sets: SetChanges = None,
+    offline: Offline = False,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Print the line that runs it as so many processes (GPUs) a machine.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="The same, on so many machines.")] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Print a Slurm batch script for that.")] = False,
+    sky: Annotated[
+        str | None, typer.Option(metavar="GPU", help="Print a SkyPilot task for that, with GPUs such as H100.")
+    ] = None,
+) -> None:
     """Does what a recipe says, or goes on with it; finished stages are kept."""
-    do(read(recipe, [*(changes or ()), *(sets or ())], offline), recipe)
+    from luthier.run.launch import Launch, arguments, launched, start_of
+
+    wanted = [*(changes or ()), *(sets or ())]
+    if gpus is None and nodes is None and not slurm and sky is None:
+        with group() if launched(os.environ) else nullcontext(True) as speaks:
+            do(read(recipe, wanted, offline), recipe, speaks)
+        return
+    from luthier.base.config import load_recipe
+
+    launch = Launch(load_recipe(recipe, wanted).name, nodes or 1, gpus or 1, arguments(str(recipe), wanted, offline))
+    print(start_of(launch, slurm, sky).rstrip())
 
 
-def do(recipe: Recipe, path: Path) -> None:
+@contextmanager
+def group() -> Iterator[bool]:
+    """Inside this block the process is one of several that a launcher started; yields whether it is the one that
+    speaks. The others say nothing on stdout."""
+    from luthier.train.ranks import joined
+
+    with joined() as ranks, open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if ranks.is_main else nowhere):
+        yield ranks.is_main
+
+
+def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
     """Runs a recipe on the screen, and says what came of it."""
     from luthier.base.files import read_json
     from luthier.console import RunDisplay, closing
@@ -164,6 +198,8 @@ def do(recipe: Recipe, path: Path) -> None:
 
     with RunDisplay(console) as display:
         folder = run_recipe(recipe, path, (display,))
+    if not speaks:
+        return
     closing(read_json(folder / "report.json"), console)
     print(f"\nreport   {folder / 'report.html'}\ntalk     luthier chat {folder}")
 

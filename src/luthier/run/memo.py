@@ -22,11 +22,11 @@ import luthier
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path, only_reads, read_json, write_json
-from luthier.base.pages import give_back_freed_pages
+from luthier.train.memory import peak_bytes, reset_peak
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
 
-READERS = ("compare.py", "methods.py", "trackers.py", "tracking.py")
+READERS = ("compare.py", "methods.py", "compare_picture.py", "trackers.py")
 """More files that decide no stage's result: they write recipes, or read what a run has told."""
 
 
@@ -68,31 +68,6 @@ def hardware(device: str) -> dict[str, Any]:
         cpu = names[0] if names else cpu
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return {"cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu, "device": device, "system": platform.system()}
-
-
-def reset_peak(device: str) -> None:
-    """Peak memory is counted anew from here (Linux lets a process reset its high-water mark)."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    give_back_freed_pages()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # not Linux, or not allowed: the peak of the whole process is reported instead
-
-
-def peak_bytes(device: str) -> int:
-    """Most memory held since the reset: resident memory on a CPU, allocated memory on a GPU."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -204,6 +204,33 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
     print(f"\nreport   {folder / 'report.html'}\ntalk     luthier chat {folder}")
 
 
+comparing = typer.Typer(help="Compares ways to do the same.", no_args_is_help=True)
+app.add_typer(comparing, name="compare")
+
+
+@comparing.command("methods")
+def compare_methods(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    sets: SetChanges = None,
+    offline: Offline = False,
+    methods: Annotated[str | None, typer.Option(metavar="A,B,…", help="full,lora,prompt, …; default: all.")] = None,
+    rate: Annotated[list[str] | None, typer.Option(metavar="METHOD=RATE", help="Another peak learning rate.")] = None,
+    stage: Annotated[str | None, typer.Option(help="What is compared; default: the last that tunes a model.")] = None,
+) -> None:
+    """One stage of a recipe through several methods: a table and a picture of quality, forgetting and cost."""
+    loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
+    from luthier.console import RunDisplay, comparison
+    from luthier.run.compare import chosen, compare_methods, rates_of
+
+    console = screen()
+    with RunDisplay(console) as display:
+        made = compare_methods(loaded, recipe, chosen(methods), rates_of(rate or ()), stage, (display,))
+    comparison(made, console)
+    if made.failed:
+        raise RunError(f"{', '.join(made.failed)} failed (see above); the same command tries again, and only that.")
+
+
 @app.command()
 def check(recipe: RecipeFile, changes: Changes = None, sets: SetChanges = None, offline: Offline = False) -> None:
     """Reads a recipe and its data, runs the guards, shows the first rows as tokens. Trains nothing."""
@@ -241,6 +268,7 @@ def chat(
     """Talks to the model of a run."""
     folder = find_run(run)
     quiet(downloads=False, offline=True)
+    from luthier.console import converse
     from luthier.run.stages import open_chat
 
     label, answer = open_chat(folder, stage, max_new_tokens, temperature)
@@ -252,33 +280,6 @@ def chat(
     console.rule(f"{label} answers", style="bold cyan", align="left")
     console.print("/reset starts anew, /exit or Ctrl-D ends.", style="dim")
     converse(answer, console)
-
-
-def converse(answer: Callable[[Sequence[Message]], str], console: Console) -> None:
-    """Reads a line, answers it, until the end of the input. Ctrl-C drops a line or an answer."""
-    if sys.stdin.isatty():
-        import readline  # noqa: F401  # arrow keys and history for input()
-    said: list[Message] = []
-    while True:
-        try:
-            question = input("you › " if sys.stdin.isatty() else "").strip()
-            if question == "/exit":
-                return
-            if question == "/reset":
-                said = []
-                console.print("a new conversation", style="dim")
-            elif question:
-                reply = answer([*said, Message("user", question)])
-                said += [Message("user", question), Message("assistant", reply)]
-                console.print(
-                    reply or "(it said nothing)", style="green" if reply else "dim", markup=False, soft_wrap=True
-                )
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            console.print("\n/exit or Ctrl-D ends", style="dim")
-        except UserError as error:
-            console.print("\n".join(error.problems), style="red", markup=False)
 
 
 @app.command()

@@ -6,17 +6,23 @@ On a terminal a bar moves; anywhere else (a file, a CI log) there are plain line
 from __future__ import annotations
 
 import re
+import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from luthier.base.errors import UserError
 from luthier.base.events import Event
+from luthier.base.nouns import Message
+
+if TYPE_CHECKING:
+    from luthier.run.compare import Comparison
 
 PLAIN_EVERY_S = 10.0
 """Least time between two progress lines of a stage when there is no terminal."""
@@ -306,3 +312,48 @@ def legend(console: Console) -> None:
         return
     parts = [("trained", "bold green"), (" context ", "dim"), ("<special>", "reverse"), ("  ↵ a line break", "")]
     console.print(Text.assemble(*parts))
+
+
+def converse(answer: Callable[[Sequence[Message]], str], console: Console) -> None:
+    """Reads a line, answers it, until the end of the input. Ctrl-C drops a line or an answer."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  # arrow keys and history for input()
+    said: list[Message] = []
+    while True:
+        try:
+            question = input("you › " if sys.stdin.isatty() else "").strip()
+            if question == "/exit":
+                return
+            if question == "/reset":
+                said = []
+                console.print("a new conversation", style="dim")
+            elif question:
+                reply = answer([*said, Message("user", question)])
+                said += [Message("user", question), Message("assistant", reply)]
+                console.print(
+                    reply or "(it said nothing)", style="green" if reply else "dim", markup=False, soft_wrap=True
+                )
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            console.print("\n/exit or Ctrl-D ends", style="dim")
+        except UserError as error:
+            console.print("\n".join(error.problems), style="red", markup=False)
+
+
+def comparison(made: Comparison, console: Console) -> None:
+    """The table of a comparison, what is missing in it, and where it stands."""
+    from luthier.run.compare import table, told
+
+    headings, cells = table(made)
+    shown = Table(title=f"{made.stage}, method by method", title_justify="left")
+    for heading in headings:
+        shown.add_column(heading, justify="left" if heading in headings[:2] else "right", overflow="fold")
+    for number, row in enumerate(cells):
+        shown.add_row(*map(Text, row), style="dim" if number == 0 else "")
+    console.print()
+    console.print(shown, width=max(console.width, 150) if not console.is_terminal else None)
+    for line in told(made):
+        console.print(Text(line), style="dim", soft_wrap=True)
+    for file in ("methods.md", "methods.svg", "report.html"):
+        console.print(Text(str(made.folder / file)), soft_wrap=True)

@@ -63,6 +63,25 @@ class Comparison:
     notes: list[str]
 
 
+def chosen(words: str | None) -> tuple[str, ...]:
+    """The methods in "full,lora"; all of them when nothing is said."""
+    return tuple(METHODS) if words is None else tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def rates_of(words: Sequence[str]) -> dict[str, float]:
+    """{"lora": 0.01} of ["lora=1e-2"]. Raises UserError where one is not written like this."""
+    made, wrong = {}, []
+    for word in words:
+        method, _, rate = word.partition("=")
+        try:
+            made[method.strip()] = float(rate)
+        except ValueError:
+            wrong.append(f"--rate {word}: write method=rate, for example lora=5e-3.")
+    if wrong:
+        raise UserError(wrong)
+    return made
+
+
 def compare_methods(
     recipe: Recipe,
     recipe_path: Path,

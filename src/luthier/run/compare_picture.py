@@ -89,9 +89,8 @@ def dots(panel: Figures, left: int, bottom: int) -> str:
         return round(left + PANEL * (value - low) / (high - low), 1)
 
     direction = "higher is better" if column.higher else "lower is better"
-    unit = ("" if column.share else "nats a token, ") if not column.rise else "rise in nats a token, "
     parts = [f'<text class="b" x="{left}" y="{TOP - 24}">{escape(column.name)}</text>']
-    parts.append(f'<text class="s" x="{left}" y="{TOP - 9}">{unit}{direction}</text>')
+    parts.append(f'<text class="s" x="{left}" y="{TOP - 9}">{"a rise, " if column.rise else ""}{direction}</text>')
     parts += [f'<path class="hair" d="M{x(tick)} {TOP}V{bottom}"/>' for tick in ticks]
     labels = [tick_label(tick, ticks[1] - ticks[0], column.share) for tick in ticks]
     parts += [

@@ -16,6 +16,8 @@ from luthier.base.events import EventLog
 from luthier.base.nouns import Chat, Tokens
 from luthier.model.score import LanguageModel, score
 from luthier.model.verify import comparable
+from luthier.tokens.facts import Facts, Marks, facts_of, found
+from luthier.tokens.prepare import Prepared
 from luthier.tokens.render import Renderer
 
 Row = TypeVar("Row", Chat, Tokens)
@@ -52,59 +54,72 @@ def spread(rows: Sequence[Row], count: int) -> list[Row]:
 
 def supervised(sequences: Sequence[Tokens]) -> Guard:
     """Some supervised tokens in every row."""
-    bare = [s.origin for s in sequences if not any(s.weights[1:])]
-    total, trained = sum(len(s.ids) for s in sequences), sum(sum(w > 0 for w in s.weights) for s in sequences)
-    if not sequences:
-        return Guard("supervised tokens", False, "there are no rows to train on. Look at rejected.jsonl and `data`.")
-    if bare:
+    return supervised_in(facts_of(Prepared(list(sequences)), Marks(None, None, frozenset())))
+
+
+def supervised_in(facts: Facts) -> Guard:
+    """`supervised`, of rows that were counted."""
+    name, bare = "supervised tokens", facts.bare
+    if not facts.sequences:
+        return Guard(name, False, "there are no rows to train on. Look at rejected.jsonl and `data`.")
+    if bare.rows:
         return Guard(
-            "supervised tokens",
+            name,
             False,
-            f"{len(bare)} rows have nothing to learn from ({some(bare)}). "
+            f"{bare.rows} rows have nothing to learn from ({bare.words()}). "
             "Are the answers empty, or the roles mapped wrongly? `luthier check` shows the rows.",
         )
-    share = f"{trained} of {total} tokens ({trained / total:.0%})"
-    return Guard("supervised tokens", True, f"{share} in {len(sequences)} rows")
+    share = f"{facts.trained_tokens} of {facts.tokens} tokens ({facts.trained_tokens / facts.tokens:.0%})"
+    return Guard(name, True, f"{share} in {facts.sequences} rows")
 
 
 def answers_end(sequences: Sequence[Tokens], end_ids: frozenset[int]) -> Guard:
     """Every answer ends in a supervised end token, so that the model learns to stop."""
-    endless = []
-    for s in sequences:
-        weighted = [i for i, w in enumerate(s.weights) if w > 0]
-        if weighted and s.ids[weighted[-1]] not in end_ids:
-            endless.append(s.origin)
-    if endless:
+    return answers_end_in(facts_of(Prepared(list(sequences)), Marks(None, None, end_ids)))
+
+
+def answers_end_in(facts: Facts) -> Guard:
+    """`answers_end`, of rows that were counted."""
+    if facts.endless.rows:
         return Guard(
             "answers end",
             False,
-            f"{len(endless)} rows do not end in a trained end token ({some(endless)}). "
+            f"{facts.endless.rows} rows do not end in a trained end token ({facts.endless.words()}). "
             "Fix the chat template (base.chat_template) or do not truncate answers.",
         )
-    return Guard("answers end", True, f"all {len(sequences)} rows end in a trained end token")
+    return Guard("answers end", True, f"all {facts.sequences} rows end in a trained end token")
 
 
 def nothing_lost(lost_tokens: int, rows: Sequence[str], allowed: bool) -> Guard:
     """No supervised token is lost to truncation unless the recipe says so."""
-    if lost_tokens and not allowed:
+    return nothing_lost_in(Facts(truncated=found(rows), lost_tokens=lost_tokens), allowed)
+
+
+def nothing_lost_in(facts: Facts, allowed: bool) -> Guard:
+    """`nothing_lost`, of rows that were counted."""
+    lost, cut = facts.lost_tokens, facts.truncated
+    if lost and not allowed:
         return Guard(
             "nothing cut",
             False,
-            f"{lost_tokens} supervised tokens would be cut off ({some(rows)}). "
-            "Raise max_length, or say overlong: truncate.",
+            f"{lost} supervised tokens would be cut off ({cut.words()}). Raise max_length, or say overlong: truncate.",
         )
-    said = f"{lost_tokens} supervised tokens cut in {len(rows)} rows, as the recipe asks"
-    return Guard("nothing cut", True, said if lost_tokens else "no row cut")
+    said = f"{lost} supervised tokens cut in {cut.rows} rows, as the recipe asks"
+    return Guard("nothing cut", True, said if lost else "no row cut")
 
 
 def single_bos(sequences: Sequence[Tokens], bos: int | None) -> Guard:
     """No doubled beginning-of-sequence token."""
-    doubled = [s.origin for s in sequences if bos is not None and s.ids[:2] == (bos, bos)]
-    if doubled:
+    return single_bos_in(facts_of(Prepared(list(sequences)), Marks(bos, None, frozenset())))
+
+
+def single_bos_in(facts: Facts) -> Guard:
+    """`single_bos`, of rows that were counted."""
+    if facts.doubled.rows:
         return Guard(
             "single BOS",
             False,
-            f"{len(doubled)} rows begin with two BOS tokens ({some(doubled)}). "
+            f"{facts.doubled.rows} rows begin with two BOS tokens ({facts.doubled.words()}). "
             "The chat template writes one that the tokenizer adds again: remove it from the template.",
         )
     return Guard("single BOS", True, "no row begins with two")
@@ -112,14 +127,19 @@ def single_bos(sequences: Sequence[Tokens], bos: int | None) -> Guard:
 
 def pad_unsupervised(sequences: Sequence[Tokens], pad: int | None, end_ids: frozenset[int]) -> Guard:
     """Padding never carries loss. A pad token that is also an end token may: it is there as an end."""
-    if pad is None or pad in end_ids:
+    marks = Marks(None, pad, end_ids)
+    return pad_unsupervised_in(facts_of(Prepared(list(sequences)), marks), marks)
+
+
+def pad_unsupervised_in(facts: Facts, marks: Marks) -> Guard:
+    """`pad_unsupervised`, of rows that were counted."""
+    if marks.pad is None or marks.pad in marks.end_ids:
         return Guard("pad unsupervised", True, "forest batches hold no padding")
-    padded = [s.origin for s in sequences if any(i == pad and w > 0 for i, w in zip(s.ids, s.weights, strict=True))]
-    if padded:
+    if facts.padded.rows:
         return Guard(
             "pad unsupervised",
             False,
-            f"{len(padded)} rows train on the pad token ({some(padded)}). Remove it from the text.",
+            f"{facts.padded.rows} rows train on the pad token ({facts.padded.words()}). Remove it from the text.",
         )
     return Guard("pad unsupervised", True, "no pad token in any row")
 

@@ -140,6 +140,9 @@ class RunDisplay:
             "eval": self.evaluated,
             "sample": self.sample,
             "note": self.note,
+            "plan": self.note,
+            "memory": self.note,
+            "rollback": self.note,
             "end": self.end,
         }
 

@@ -26,11 +26,12 @@ from luthier.model.score import score
 from luthier.model.verify import choose_layout
 from luthier.objectives import bradley_terry, nll
 from luthier.train.checkpoint import Checkpoints, Weights
-from luthier.train.loop import Job, Loss, fit, try_largest
+from luthier.train.loop import Job, Loss, fit
 from luthier.train.optim import optimizers
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 from luthier.train.schedule import lr_at
 from luthier.train.sources import Micro, Packed, Pairs, Pool
+from luthier.train.trial import try_largest
 from train.rows import END, draw, draw_pairs
 
 CPU = torch.device("cpu")

@@ -15,10 +15,14 @@ from luthier.run.context import Context
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder
 from luthier.train import guards as g
+from luthier.train.average import Average
 from luthier.train.checkpoint import Checkpoints, Stateful
-from luthier.train.loop import Job, Loss, disk_for, try_largest
+from luthier.train.job import Job, Loss
+from luthier.train.noise import Noise
 from luthier.train.optim import optimizers
 from luthier.train.sources import BatchSource, Micro
+from luthier.train.trial import disk_for, try_largest
+from luthier.train.watchdog import Watch
 
 MICROBATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """By device. On a CPU about what its caches hold: a Llama of 16 M parameters trained 1.1-1.2 times as many tokens a
@@ -38,10 +42,13 @@ def job_for(
     states: Mapping[str, Stateful] | None = None,
 ) -> Job:
     """The job of a stage: what of the learner trains, and `heads` beside it; `states` are kept in its checkpoints."""
-    heads = heads or {}
+    heads, seed = heads or {}, context.seed(folder)
     parameters = trainable(learner.lm.module) | {name: head.weight for name, head in heads.items()}
     steppers = optimizers(parameters, stage)
+    average = Average(stage.ema) if stage.ema is not None else None
+    watch = Watch(stage.watchdog) if stage.watchdog is not None else None
     kept: dict[str, Stateful] = {**steppers, **heads, **(states or {})}
+    kept |= {name: own for name, own in (("average", average), ("watch", watch)) if own is not None}
     return Job(
         module=learner.lm.module,
         parameters=list(parameters.values()),
@@ -52,9 +59,12 @@ def job_for(
         how=stage,
         checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, kept, parameters),
         log=log,
-        seed=context.seed(folder),
+        seed=seed,
         device=learner.lm.device,
         dtype=learner.lm.dtype,
+        average=average,
+        noise=Noise(learner.lm, stage.neftune, seed) if stage.neftune is not None else None,
+        watch=watch,
     )
 
 

@@ -18,7 +18,8 @@ from luthier.run.rollouts import fitting_prompts, one_distribution, reference_of
 from luthier.run.tune import leak_guard
 from luthier.train import guards as g
 from luthier.train.group import GroupRollouts, group_loss
-from luthier.train.loop import disk_for, fit, try_largest
+from luthier.train.loop import fit
+from luthier.train.trial import disk_for, try_largest
 
 MANY = 0.5
 """Share of groups without spread from which it is told."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from luthier.base.alignment import Ppo
 from luthier.base.events import EventLog
 from luthier.data.dataset import write_rejected
@@ -18,8 +20,9 @@ from luthier.run.rewards import reward_stage, scorer_of
 from luthier.run.rollouts import fitting_prompts, one_distribution, reference_of, show_answer
 from luthier.run.tune import leak_guard
 from luthier.train import guards as g
-from luthier.train.loop import disk_for, fit
+from luthier.train.loop import fit
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
+from luthier.train.trial import disk_for, try_largest
 
 
 def train_ppo(context: Context, index: int, stage: Ppo) -> None:
@@ -71,7 +74,8 @@ def run_ppo(context: Context, folder: StageFolder, stage: Ppo, reward: StageFold
         states={"steering": steering},
     )
     passed = g.enforce([fits, leak_guard(context, {stage.prompts: context.dataset(stage.prompts)})], log)
-    passed += g.enforce([first_rollout(source), disk_for(job)], log)
+    tried = copy.copy(source)
+    passed += g.enforce([first_rollout(tried), try_largest(job, 0, tried), disk_for(job)], log)
     close(context, folder, learner, job, fit(job), passed, {"shared_base": roles.shared})
 
 
@@ -90,8 +94,10 @@ def cast(
 
 
 def first_rollout(source: Rollouts) -> g.Guard:
-    """Samples a first rollout: before the first step the policy is the reference, and the sampler is the trainer."""
+    """Gives the source its first rollout: before the first step the policy is the reference, and the sampler is the
+    trainer."""
     moments = source.steering.state_dict()
-    rollout = source.make(0)
+    source.rollout, source.iteration = source.make(0), 0
     source.steering.load_state_dict(moments)
+    rollout = source.rollout
     return one_distribution(rollout.stats["kl"], rollout.stats["sampler_drift"], source.roles.policy.dtype)

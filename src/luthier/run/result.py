@@ -29,7 +29,7 @@ from luthier.run.masked import write_blanks
 from luthier.run.memo import StageFolder
 from luthier.tokens.masking import Hidden
 from luthier.train import guards as g
-from luthier.train.loop import Job, Totals
+from luthier.train.job import Job, Totals
 from luthier.train.ranks import here
 
 MOST_NATS = 1e-3

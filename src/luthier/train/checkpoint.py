@@ -7,7 +7,7 @@ Where the weights lie in shards, each rank writes its own (train/sharded.py). Ei
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,9 @@ class Checkpoints:
         self.folder, self.weights, self.states = folder, weights, states
         self.trained: Mapping[str, Tensor] = trained or {}
 
-    def save(self, step: int, facts: dict[str, Any]) -> Path:
-        """Writes `step-<step>` atomically, then removes what is neither the last nor the best.
-        `facts` are JSON; `facts["best_step"]` names the best checkpoint so far, if any."""
+    def save(self, step: int, facts: dict[str, Any], keep: Collection[int] = ()) -> Path:
+        """Writes `step-<step>` atomically, then removes what is neither the last nor the best, nor among the steps to
+        `keep`. `facts` are JSON; `facts["best_step"]` names the best checkpoint so far, if any."""
         path, ranks = self.folder / f"step-{step}", here()
         states = {name: s.state_dict() for name, s in self.states.items()}
         if mesh_of(self.trained) is not None:
@@ -70,7 +70,7 @@ class Checkpoints:
                 save_tensors(states, folder / "optimizer.pt", path)
                 write_json(folder / "state.json", {"step": step, **facts})
         for other in self.steps() if ranks.is_main else ():
-            if other not in (step, facts.get("best_step")):
+            if other not in (step, facts.get("best_step"), *keep):
                 shutil.rmtree(self.folder / f"step-{other}")
         ranks.meet()
         return path
@@ -94,9 +94,20 @@ class Checkpoints:
             return []
         return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
 
-    def restore(self) -> dict[str, Any] | None:
-        """Loads the last checkpoint into the live objects and returns its facts; None when there is none."""
-        path = self.last()
+    def facts(self) -> dict[int, dict[str, Any]]:
+        """What the checkpoints on disk know, by step."""
+        return {step: read_json(self.folder / f"step-{step}" / "state.json") for step in self.steps()}
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps: the run is about to live them otherwise."""
+        for other in self.steps():
+            if other > step:
+                shutil.rmtree(self.folder / f"step-{other}")
+
+    def restore(self, step: int | None = None) -> dict[str, Any] | None:
+        """Loads a checkpoint (default: the last) into the live objects and returns its facts; None when there is
+        none."""
+        path = self.last() if step is None else self.folder / f"step-{step}"
         if path is None:
             return None
         if self.in_shards(path):

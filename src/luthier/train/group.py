@@ -24,7 +24,7 @@ from luthier.model.score import LanguageModel, score
 from luthier.objectives import group_advantages, group_policy, kl_estimate
 from luthier.tokens.pack import forest
 from luthier.train.deal import as_tokens, asked, cut, minibatch
-from luthier.train.loop import Loss
+from luthier.train.job import Loss
 from luthier.train.sources import Micro, Step
 
 

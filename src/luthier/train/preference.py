@@ -20,7 +20,7 @@ from luthier.model.roles import evaluating
 from luthier.model.score import LanguageModel, score, sequence_sums
 from luthier.objectives import dpo, ipo, kto, log_odds, orpo, simpo
 from luthier.tokens.pack import Batch, forest, split_by_tokens
-from luthier.train.loop import Loss
+from luthier.train.job import Loss
 from luthier.train.sources import Micro, Step
 
 PairStage = Dpo | Orpo | Simpo

@@ -24,7 +24,7 @@ from luthier.model.score import head, states
 from luthier.objectives import adapt_kl, clipped_policy, clipped_value, gae, kl_estimate, whiten
 from luthier.tokens.pack import Batch, forest, split_by_tokens
 from luthier.train.deal import as_tokens, asked, cut, minibatch
-from luthier.train.loop import Loss
+from luthier.train.job import Loss
 from luthier.train.sources import Micro, Step
 
 

@@ -42,6 +42,8 @@ class BatchSource(Protocol):
 
     steps: int
     period: int
+    microbatch_tokens: int
+    """Most tokens in one forward; may be lowered between two calls of `at`, which then cuts smaller."""
 
     def at(self, step: int) -> Step:
         """The step's microbatches."""

@@ -78,16 +78,16 @@ class Together:
                     if old is not p and old in optimizer.state:
                         optimizer.state[p] = {key: like_parameter(v, p) for key, v in optimizer.state.pop(old).items()}
 
-    def restore(self) -> dict[str, Any] | None:
-        """The last checkpoint into the live objects, of whichever kind it is; leaves the model cut."""
-        path = self.checkpoints.last()
+    def restore(self, step: int | None = None) -> dict[str, Any] | None:
+        """A checkpoint (default: the last) into the live objects, of whichever kind it is; leaves the model cut."""
+        path = self.checkpoints.last() if step is None else self.checkpoints.folder / f"step-{step}"
         if path is not None and not self.checkpoints.in_shards(path):
             self.mend()  # it was written whole, and is read whole
-            saved = self.checkpoints.restore()
+            saved = self.checkpoints.restore(step)
             self.cut()
             return saved
         self.cut()
-        return self.checkpoints.restore()
+        return self.checkpoints.restore(step)
 
     def looking(self) -> AbstractContextManager[None]:
         """Inside this block every rank holds the whole model, and nothing is trained."""

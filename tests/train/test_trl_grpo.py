@@ -114,8 +114,9 @@ def theirs(kind, config, tokenizer, folder, inputs, kl=0.0, **settings):
 
 
 def equal(ours, other):
-    """Loss and gradient are one, relative to the gradient's size."""
-    assert ours[0] == pytest.approx(other[0], rel=RELATIVE, abs=1e-7)
+    """Loss and gradient are one, relative to their size: the loss is a difference of numbers of about 1, where good
+    answers and bad ones meet."""
+    assert ours[0] == pytest.approx(other[0], rel=RELATIVE, abs=RELATIVE / 10)
     assert ours[1].keys() == other[1].keys()
     size = torch.cat([g.flatten() for g in other[1].values()]).norm()
     gap = torch.cat([(ours[1][name] - other[1][name]).flatten() for name in ours[1]]).norm()

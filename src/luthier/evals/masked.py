@@ -14,7 +14,7 @@ from luthier.base.nouns import Tokens
 from luthier.base.seeds import seed_for
 from luthier.model.logp import CHUNK_LOGITS
 from luthier.model.score import LanguageModel, logits_of, score, sequence_sums, states
-from luthier.tokens.masking import Hidden, frame, hide_at, inside_words, pack_hidden, word_numbers
+from luthier.tokens.masking import Hidden, frame, hide_at, pack_hidden, vocabulary, word_numbers
 from luthier.tokens.pack import split_by_tokens
 
 TOP = 5
@@ -119,14 +119,15 @@ class Blank(NamedTuple):
 
 def blanks(lm: LanguageModel, tokenizer: Any, rows: Sequence[Tokens], seed: int) -> list[Blank]:
     """One word of each row hidden, drawn by the seed, of a single token where the row has such a word; filled."""
-    goes_on, shown = inside_words(tokenizer), []
+    words, shown = vocabulary(tokenizer, whole_words=True), []
+    assert words.goes_on is not None
     for number, row in enumerate(rows):
         at = np.flatnonzero(row.weights)
-        word = word_numbers(np.asarray(row.ids), goes_on)[at]
+        word = word_numbers(np.asarray(row.ids), words.goes_on)[at]
         alone = [int(i) for i, one in zip(at, word, strict=True) if np.count_nonzero(word == one) == 1]
         letters = [i for i in alone if tokenizer.decode([row.ids[i]]).strip().isalpha()]
         among = letters or alone or at.tolist()
-        shown.append(hide_at(row, (among[seed_for(seed, "blank", number) % len(among)],), tokenizer.mask_token_id))
+        shown.append(hide_at(row, (among[seed_for(seed, "blank", number) % len(among)],), words.mask))
     around = frame(tokenizer)
     found = []
     for hidden, (place,) in zip(shown, fillings(lm, shown), strict=True):
@@ -147,9 +148,9 @@ def in_words(place: Filling, tokenizer: Any) -> str:
 def fill(lm: LanguageModel, tokenizer: Any, text: str, context: int) -> list[str]:
     """The likeliest fillings of every mask in a text, in words. `[MASK]` means the tokenizer's own mask token too.
     Raises UserError for a text without one, or longer than the model's context."""
-    mask = tokenizer.mask_token
+    mask, mask_id = tokenizer.mask_token, vocabulary(tokenizer).mask
     ids = tokenizer(text.replace("[MASK]", mask), verbose=False)["input_ids"]
-    at = tuple(i for i, id in enumerate(ids) if id == tokenizer.mask_token_id)
+    at = tuple(i for i, id in enumerate(ids) if id == mask_id)
     if not at:
         raise UserError(f"there is no {mask} in this text. Write {mask} where a word is missing: the model fills it.")
     if len(ids) > context:

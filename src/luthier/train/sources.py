@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -16,6 +15,8 @@ from luthier.base.nouns import Tokens
 from luthier.base.seeds import seed_for
 from luthier.tokens.masking import Hiding, pack_hidden
 from luthier.tokens.pack import Batch, forest, split_by_tokens
+from luthier.train.plan import Plan
+from luthier.train.shuffle import Passes
 
 
 class Micro(NamedTuple):
@@ -57,29 +58,9 @@ class Pool:
     sequences: Sequence[Tokens]
     tokens: int
     name: str
-
-
-def epoch_batches(lengths: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:
-    """One shuffled pass, cut into runs of at most `limit` tokens (a longer sequence stands alone)."""
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    runs: list[np.ndarray] = []
-    current: list[int] = []
-    size = 0
-    for index in order.tolist():
-        length = int(lengths[index])
-        if current and size + length > limit:
-            runs.append(np.array(current))
-            current, size = [], 0
-        current.append(index)
-        size += length
-    runs.append(np.array(current))
-    return runs
-
-
-def rounds(count: int, name: str, seed: int) -> Iterator[int]:
-    """Shuffled passes over `count` rows, without end."""
-    for epoch in itertools.count():
-        yield from np.random.default_rng(seed_for(seed, f"order {name}", epoch)).permutation(count).tolist()
+    lengths: np.ndarray | None = None
+    """Of sequences on disk, that nobody has to read them for it: they are then shuffled by a rule. None: they are in
+    memory, and so is their order."""
 
 
 class Packed:
@@ -102,51 +83,20 @@ class Packed:
         self.pools, self.seed, self.microbatch_tokens, self.hiding = pools, seed, microbatch_tokens, hiding
         if empty := [pool.name for pool in pools if not pool.sequences]:
             raise UserError(f"data: {', '.join(empty)}: no rows are left to train on. Check max_length and overlong.")
-        self.lengths = [np.array([len(s.ids) for s in pool.sequences]) for pool in pools]
-        self.runs: list[list[np.ndarray]] = [[] for _ in pools]
-        self.passes = 0
-        self.rows = [rounds(len(pool.sequences), pool.name, seed) for pool in pools]
-        self.owed = [0.0] * len(pools)
-        """Tokens that each pool but the first is behind its share."""
-        if steps is None:
-            whole = epochs or 1.0
-            first = len(self._runs(0, 0))
-            steps = max(1, round(whole * first))
-        self.steps = steps
-
-    def _runs(self, pool: int, k: int) -> list[np.ndarray]:
-        """The pool's runs, at least up to the k-th."""
-        while len(self.runs[pool]) <= k:
-            if pool > 0:
-                self.runs[pool].append(self._beside(pool))
-            else:
-                seed = seed_for(self.seed, f"order {self.pools[0].name}", self.passes)
-                self.runs[0] += epoch_batches(self.lengths[0], self.pools[0].tokens, seed)
-                self.passes += 1
-        return self.runs[pool]
-
-    def _beside(self, pool: int) -> np.ndarray:
-        """The pool's next run: rows until its tokens so far are in proportion to the first pool's."""
-        step = len(self.runs[pool])
-        leading = self.lengths[0][self._runs(0, step)[step]].sum()
-        self.owed[pool] += leading * self.pools[pool].tokens / self.pools[0].tokens
-        run: list[int] = []
-        while self.owed[pool] > 0:
-            run.append(next(self.rows[pool]))
-            self.owed[pool] -= self.lengths[pool][run[-1]]
-        return np.array(run, dtype=np.int64)
+        held = [pool.lengths is None for pool in pools]
+        lengths = [np.array([len(s.ids) for s in p.sequences]) if p.lengths is None else p.lengths for p in pools]
+        passes = [Passes(len(p.sequences), p.name, seed, h) for p, h in zip(pools, held, strict=True)]
+        self.plan = Plan(lengths, passes, [pool.tokens for pool in pools])
+        self.steps = steps if steps is not None else max(1, round((epochs or 1.0) * self.plan.pass_steps()))
 
     def largest(self) -> int:
         """The step with the most tokens: the one to try first."""
-        sizes = sum(
-            np.array([self.lengths[p][run].sum() for run in self._runs(p, self.steps - 1)[: self.steps]])
-            for p in range(len(self.pools))
-        )
-        return int(np.argmax(sizes))
+        return self.plan.largest(self.steps)
 
     def at(self, step: int) -> Step:
         """See BatchSource."""
-        chosen = [pool.sequences[i] for p, pool in enumerate(self.pools) for i in self._runs(p, step)[step].tolist()]
+        runs = zip(self.pools, self.plan.at(step), strict=True)
+        chosen = [pool.sequences[i] for pool, rows in runs for i in rows.tolist()]
         tokens = sum(len(s.ids) for s in chosen)
         if self.hiding is not None:  # before the microbatches are cut: how they are changes nothing that is hidden
             shown = [self.hiding(sequence, step, row) for row, sequence in enumerate(chosen)]

@@ -44,6 +44,7 @@ LIBRARIES = {
     "tokenizers": ["tokens/tokenizer.py"],
     "torch": ["objectives.py", "tokens/*", "model/*", "generate.py", "train/*", "evals/*", "run/*", "doctor.py"],
     "transformers": ["tokens/tokenizer.py", "model/*"],
+    **dict.fromkeys(("tensorboardX", "wandb", "trackio", "mlflow"), ["run/trackers.py"]),
     "typer": ["cli.py"],
     "yaml": ["base/config.py", "world/tables.py"],
 }

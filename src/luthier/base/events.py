@@ -1,7 +1,7 @@
 """A run tells its own story: `events.jsonl`, one dict a line. Console, report and trackers only read it.
 
 Every event has `kind` and `t` (seconds since the epoch); those of a training stage have `step`. Kinds:
-  begin    {stage, seconds_estimate?, steps?}           a stage (or its continuation) starts
+  begin    {stage, folder, seconds_estimate?, steps?}   a stage (or its continuation) starts
   resume   {step}                                       it went on from a checkpoint
   guard    {name, ok, detail}                           what was checked before step 0
   step     {step, loss, lr, grad_norm, tokens, seconds, ...metrics of the objective}
@@ -42,6 +42,8 @@ class EventLog:
             self.file = open(path, "a", buffering=1)  # noqa: SIM115  # `close` closes it
 
     def emit(self, kind: str, **fields: Any) -> None:
+        if kind == "begin":
+            fields = {**fields, "folder": self.path.parent.name}
         event = {"kind": kind, "t": round(time.time(), 3), **fields}
         with disk_errors(self.path):
             self.file.write(json.dumps(event, ensure_ascii=False) + "\n")

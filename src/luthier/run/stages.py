@@ -34,6 +34,7 @@ from luthier.run.preference import train_preference
 from luthier.run.report import write_report
 from luthier.run.reward import train_reward
 from luthier.run.rewards import check_programs
+from luthier.run.trackers import tracked
 from luthier.run.tune import prepare_rows, row_guards, sources_of, train_language_model
 from luthier.run.words import PREFERRING
 from luthier.tokens.prepare import prepare_labelled
@@ -61,7 +62,7 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
     and checkpoints stay.
     """
     context = open_context(recipe, recipe_path, watchers)
-    with run_lock(context.folder):
+    with run_lock(context.folder), tracked(context):
         write_text(context.folder / "recipe.yaml", recipe_path.read_text())
         write_json(context.folder / "resolved.json", recipe.model_dump(mode="json"))
         require_libraries(recipe)
@@ -78,7 +79,7 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
             write_current(context)
         if not here().is_main:
             return context.folder  # what is left is the main rank's work
-        log = EventLog(context.folder / "events.jsonl", watchers)
+        log = EventLog(context.folder / "events.jsonl", context.watchers)
         log.emit("begin", stage="evaluate", stage_kind="evaluate")
         began = time.monotonic()
         metrics = measure(context, log)

@@ -15,26 +15,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from architectures import tiny
+from architectures import tiny, tiny_encoder
 from luthier.base.alignment import Dpo, Grpo, Kto, Ppo, Reward
 from luthier.base.events import EventLog, read_events
 from luthier.base.nouns import Chat
 from luthier.base.recipe import Pretrain
-from luthier.base.tuning import Lora
+from luthier.base.tuning import Lora, Masking
 from luthier.model.adapt import add_adapter, checkpoint_adapter, only, restore_adapter, trainable
 from luthier.model.heads import scalar_head, sequence_scores
 from luthier.model.roles import separate_roles, shared_roles
 from luthier.model.score import LanguageModel, score
 from luthier.model.verify import choose_layout
 from luthier.objectives import bradley_terry, nll
+from luthier.tokens.masking import Vocabulary, hiding
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.group import Asked, GroupRollouts, Judge, group_loss
 from luthier.train.loop import Job, Loss, fit
 from luthier.train.optim import optimizers
-from luthier.train.preference import KtoReference, Marked, answer_logps, kto_loss, mismatched, preference_loss, shuffled_steps
+from luthier.train.preference import (
+    KtoReference,
+    Marked,
+    answer_logps,
+    kto_loss,
+    mismatched,
+    preference_loss,
+    shuffled_steps,
+)
 from luthier.train.ranks import joined
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 from luthier.train.sources import Packed, Pairs, Pool
@@ -101,6 +111,18 @@ def tied() -> Case:
     """Tied embeddings, activations recomputed, one microbatch a step, so that a rank has nothing of its own to do."""
     lm = model(tied=True, checkpointing=True)
     return language(lm, whole(lm), microbatch_tokens=100_000)
+
+
+def masked() -> Case:
+    """An encoder: ranks are dealt rows in which the same tokens are hidden as for one process."""
+    module = tiny_encoder("bert")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(0.3)
+    lm, how = choose_layout(module)[0], hiding(Masking(), Vocabulary(3, np.arange(4, 128), None), 5)
+    made = language(lm, whole(lm))
+    return made._replace(source=Packed([Pool(draw(60), 160, "x")], 3, 60, None, 6, how))
 
 
 def rows() -> Case:
@@ -188,7 +210,9 @@ def grpo() -> Case:
         learning_rate=1e-3, minibatches=2, kl=0.05,
     )  # fmt: skip
     reference = model()
-    judges = [Judge("even", 1.0, lambda chats, samples: [sum(i % 2 for i in one.ids) / len(one.ids) for one in samples])]
+    judges = [
+        Judge("even", 1.0, lambda chats, samples: [sum(i % 2 for i in one.ids) / len(one.ids) for one in samples])
+    ]
     asked = [Asked(tuple(ids), Chat((), "x")) for ids in PROMPTS]
     source = GroupRollouts(lm, lambda: contextlib.nullcontext(reference), judges, asked, how, 3, [END], str, 60)
     return Case(lm, how, source, lambda m: group_loss(lm, how, m, source.rollout.stats), {}, {}, whole(lm))
@@ -200,6 +224,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "adafactor": lambda: full(optimizer="adafactor"),
     "lion": lambda: full(optimizer="lion"),
     "tied": tied,
+    "masked": masked,
     "rows": rows,
     "lora": lora,
     "reward": reward,

@@ -144,6 +144,8 @@ def test_a_program_that_fails_is_one_clear_line(name, world, out):
         ("reward", r'recipe.yaml:13: stages\[2\].grpo.rewards.reward: no stage "reward" stands before this one'),
         ("sft", r"rewards.sft: sft is a sft stage, which makes no reward model"),
         ("[]", r"rewards: is empty. Give rewards: path/file.py:name"),
+        ("'rewards.py:short', neftune: 5", r"grpo.neftune: is noise that the sampler does not see"),
+        ("'rewards.py:short', watchdog: {}", r"grpo.watchdog: looks for a loss that runs away, .* Remove it; kl_stop"),
         ("'rewards.py:short', minibatches: 5", r"grpo.minibatches: is 5, more than the 4 prompts of a rollout"),
         ("'rewards.py:short', adapter: {dropout: 0.1}", r"grpo.adapter.dropout: would train other log-probs than"),
     ],

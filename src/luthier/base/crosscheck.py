@@ -201,6 +201,12 @@ def check_rollouts(at: Loc, stage: a.Ppo | a.Grpo) -> Iterator[Problem]:
     if isinstance(stage, a.Grpo) and isinstance(stage.adapter, Lora | Bottleneck) and stage.adapter.dropout:
         said = "would train other log-probs than were sampled. Remove it: grpo runs without dropout."
         yield (*at, "adapter", "dropout"), said
+    if stage.neftune is not None:
+        said = f"is noise that the sampler does not see: {stage.kind} would train other log-probs than were sampled."
+        yield (*at, "neftune"), f"{said} Remove it."
+    if stage.watchdog is not None:
+        said = f"looks for a loss that runs away, and that of {stage.kind} says nothing: it is about 0 in the mean."
+        yield (*at, "watchdog"), f"{said} Remove it; kl_stop stops a policy that has left its reference."
 
 
 def check_best_of(at: Loc, stage: a.BestOf, recipe: r.Recipe) -> Iterator[Problem]:

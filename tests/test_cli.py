@@ -43,11 +43,17 @@ def test_the_surface_is_small_and_known():
         "run",
         "check",
         "chat",
+        "export",
         "report",
+        "track",
         "demo",
         "doctor",
         "settings",
     ]
+    groups = {group.name: group.typer_instance.registered_commands for group in app.registered_groups}
+    assert {name: [command.name for command in commands] for name, commands in groups.items()} == {
+        "compare": ["methods"]
+    }
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy(tmp_path):

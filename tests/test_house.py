@@ -21,11 +21,11 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 FLOORS = {
     "__init__": 0, "base": 0, "plan": 1, "feedback": 1, "data": 1, "world": 1, "objectives": 1, "tokens": 2,
     "model": 3, "generate": 4, "train": 5, "evals": 5, "serve": 5, "studio": 6, "run": 7,
-    "cli": 8, "console": 8, "doctor": 8, "__main__": 8,
+    "cli": 8, "console": 8, "doctor": 8, "quiet": 8, "__main__": 8,
 }  # fmt: skip
-FRONT = {"cli", "console", "doctor", "__main__"}
+FRONT = {"cli", "console", "doctor", "quiet", "__main__"}
 """Files of the top floor that are one room."""
-WITHOUT_TORCH = {"base", "data", "world", "cli", "console", "doctor"}
+WITHOUT_TORCH = {"base", "data", "world", "cli", "console", "doctor", "quiet"}
 """Rooms that import neither torch nor transformers at the top of a file: `luthier check` and `--help` are quick."""
 HEAVY = {"torch", "transformers", "peft"}
 LIBRARIES = {
@@ -44,7 +44,7 @@ LIBRARIES = {
     "tokenizers": ["tokens/tokenizer.py"],
     "torch": ["objectives.py", "tokens/*", "model/*", "generate.py", "train/*", "evals/*", "run/*", "doctor.py"],
     "transformers": ["tokens/tokenizer.py", "model/*"],
-    **dict.fromkeys(("tensorboardX", "wandb", "trackio", "mlflow"), ["run/trackers.py"]),
+    **{name: ["run/trackers.py"] for name in ("tensorboardX", "wandb", "trackio", "mlflow")},
     "typer": ["cli.py"],
     "yaml": ["base/config.py", "world/tables.py"],
 }

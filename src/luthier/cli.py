@@ -19,6 +19,7 @@ import typer
 from luthier import __version__
 from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.base.nouns import Message
+from luthier.quiet import quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,29 +104,6 @@ def screen() -> Console:
     return (
         Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100, force_terminal=False)
     )
-
-
-def quiet(downloads: bool, offline: bool = False) -> None:
-    """Silences what libraries print about themselves; this is the one place for it. Call before they are imported.
-
-    `downloads`: keep the hub's progress bars, because something may have to be fetched.
-    """
-    import logging
-    import warnings
-
-    os.environ |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    os.environ |= {} if downloads and not offline else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    for name, value in {
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "BITSANDBYTES_NOWELCOME": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    for library in ("transformers", "huggingface_hub", "bitsandbytes", "torch", "peft"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
 
 
 def read(recipe: Path, changes: Sequence[str], offline: bool) -> Recipe:
@@ -319,6 +297,18 @@ def report(
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
+def track(
+    run: RunFolder,
+    to: Annotated[list[str], typer.Option(metavar="TRACKER", help="tensorboard, wandb, trackio, mlflow; repeat it.")],
+) -> None:
+    """Gives a finished run's figures to a tracker; what it had before is not given twice."""
+    folder = find_run(run)
+    from luthier.run.trackers import replay
+
+    print(*replay(folder, to), sep="\n")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.base.tuning import Watchdog
 
-LEAST_USUAL = 0.1
+LEAST_USUAL = 0.2
 """Nats. A usual loss below this counts as this much: twice next to nothing is nothing to go back for."""
 
 
@@ -47,7 +47,7 @@ class Watch:
             return None
         return (
             f"the mean loss of {self.recent} steps is {fmean(self.losses[-self.recent :]):.4g}, more than "
-            f"{self.how.factor:g} times the usual {usual:.4g}"
+            f"{self.how.factor:g} times the usual {max(usual, LEAST_USUAL):.4g}"
         )
 
     def excess(self) -> float:

@@ -7,6 +7,7 @@ Every event has `kind` and `t` (seconds since the epoch); those of a training st
   step     {step, loss, lr, grad_norm, tokens, seconds, ...metrics of the objective}
   eval     {step, name, value, low?, high?, n?}         a figure measured on held-out data
   sample   {step, prompt, answer, name}                 a text the model wrote
+  progress {name, what, rows, total, share, rows_per_s, seconds_left}   a streamed source is read or tokenised
   plan     {step, steps, asked, text}                   how many steps a time budget leaves; again where that changes
   memory   {step, microbatch_tokens, text}              microbatches were cut smaller, to fit
   rollback {step, since, lr_share, text}                the watchdog went back to `step`; what came after is forgotten

@@ -149,7 +149,7 @@ def source_hash(opened: Opened, hashes: Sequence[str]) -> str:
     return hash_of([named, opened.conversion.source.model_dump(exclude={"path"})])
 
 
-def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
     """One {origin, reason} a line, in file order."""
     write_jsonl(path, ({"origin": row.origin, "reason": row.reason} for row in rejected))
 

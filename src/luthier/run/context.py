@@ -19,13 +19,14 @@ from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.objective import is_masked
 from luthier.base.pages import keep_freed_pages
 from luthier.base.probes import AnswersProbe
-from luthier.base.recipe import Recipe
+from luthier.base.recipe import Recipe, Source
 from luthier.base.seeds import seed_for
 from luthier.base.tuning import Quantize
 from luthier.data.dataset import Dataset, read_dataset
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
 from luthier.run.kept import kept_dataset
 from luthier.run.memo import StageFolder, stage_folder
+from luthier.run.shards import streamed_dataset
 from luthier.tokens.render import Renderer
 from luthier.train.ranks import here
 
@@ -52,6 +53,8 @@ class Context:
     """Language models by the name of the stage that made them, in order; "base" is what alignment starts from."""
     stages: list[StageFolder] = field(default_factory=list)
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    first_rows: int | None = None
+    """Look at no more than these of a streamed source. None: at all of them."""
 
     @property
     def root(self) -> Path:
@@ -65,8 +68,16 @@ class Context:
             if made and name not in self.recipe.data:
                 self.datasets[name] = kept_dataset(name, made[-1].path, made[-1].hash)
             else:
-                self.datasets[name] = read_dataset(name, self.recipe.data[name], self.root)
+                self.datasets[name] = self._read(name, self.recipe.data[name])
         return self.datasets[name]
+
+    def _read(self, name: str, source: Source) -> Dataset:
+        if not source.stream:
+            return read_dataset(name, source, self.root)
+        if self.first_rows is None:
+            return streamed_dataset(self.recipe, name, self.root, all_threads(self.recipe), self.watchers)
+        limit = min(source.limit or self.first_rows, self.first_rows)
+        return read_dataset(name, source.model_copy(update={"limit": limit}), self.root, hashed=False)
 
     def seed(self, stage: StageFolder) -> int:
         """The stage's own seed: two stages of a run never draw the same numbers, unless they are told to."""

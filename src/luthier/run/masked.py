@@ -12,7 +12,7 @@ import numpy as np
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import write_jsonl
-from luthier.base.nouns import Example, Tokens
+from luthier.base.nouns import Tokens
 from luthier.base.probes import FillMaskProbe, LossProbe, Probe, PseudoPerplexityProbe
 from luthier.base.recipe import Pretrain, Sft
 from luthier.base.seeds import seed_for
@@ -24,7 +24,6 @@ from luthier.run.context import Context, texts
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder
 from luthier.tokens.masking import Hidden, Hiding, hide, hiding, prepare_documents, vocabulary
-from luthier.tokens.prepare import Prepared
 from luthier.train import guards as g
 from luthier.train.loop import stop_if_broken
 
@@ -39,12 +38,6 @@ HELDOUT_ROWS = 256
 def hides(stage: Pretrain | Sft) -> bool:
     """Whether a stage's objective is a masked one."""
     return isinstance(stage, Pretrain) and stage.objective == "masked"
-
-
-def rows_of(examples: Sequence[Example], tokenizer: Any, length: int, stage: Pretrain, lenient: bool) -> Prepared:
-    """Documents as the stage reads them; held-out ones that are too long are left out where others are refused."""
-    rule = "drop" if lenient and stage.overlong == "error" else stage.overlong
-    return prepare_documents(examples, tokenizer, length, rule)
 
 
 def hiding_for(context: Context, folder: StageFolder, stage: Pretrain | Sft, learner: Learner) -> Hiding | None:

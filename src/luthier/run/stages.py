@@ -35,11 +35,13 @@ from luthier.run.report import write_report
 from luthier.run.reward import train_reward
 from luthier.run.rewards import check_programs
 from luthier.run.trackers import tracked
-from luthier.run.tune import prepare_rows, row_guards, sources_of, train_language_model
+from luthier.run.tune import row_guards, sources_of, train_language_model, training_rows
 from luthier.run.words import PREFERRING
 from luthier.tokens.prepare import prepare_labelled
 from luthier.train.ranks import here
 
+CHECKED_ROWS = 200
+"""Of a streamed source, that `luthier check` looks at."""
 STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "pretrain": train_language_model,
     "sft": train_language_model,
@@ -189,15 +191,17 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
 def dataset_facts(data: Dataset) -> dict[str, Any]:
     """What went in, and what did not."""
     reasons: dict[str, int] = {}
-    for bad in data.rejected:
+    if data.survey is not None:
+        reasons = {kind: count for kind, (count, _) in data.survey.kinds().items()}
+    for bad in data.rejected if data.survey is None else ():
         reasons[bad.reason] = reasons.get(bad.reason, 0) + 1
     return {
         "name": data.name,
         "format": data.format,
         "files": data.files,
         "rows": data.rows,
-        "train": len(data.train),
-        "heldout": len(data.heldout),
+        "train": data.survey.count("train") if data.survey else len(data.train),
+        "heldout": data.survey.count("heldout") if data.survey else len(data.heldout),
         "rejected": len(data.rejected),
         "duplicates": data.duplicates,
         "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1])[:10]),
@@ -225,6 +229,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check
     require_libraries(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         context = open_context(recipe.model_copy(update={"out": scratch}), recipe_path, ())
+        context.first_rows = CHECKED_ROWS
         for name in recipe.data:
             context.dataset(name)
         check_preferences(context)
@@ -245,14 +250,13 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
     if context.start(None) is None:  # what this stage begins with is kept for the others
         changes["adapter"] = None
     learner = learner_for(context, folder, stage.model_copy(update=changes))
-    length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
     data = {source: context.dataset(source) for source in shares}
-    made = {source: prepare_rows(d.train, learner.renderer, length, stage) for source, d in data.items()}
+    made = training_rows(context, learner, stage, data, EventLog(folder.path / "events.jsonl"))
     found = row_guards(context, learner, stage, data, made)
-    first = next(iter(made.values())).sequences[:rows]
+    first = list(next(iter(made.values())).sequences[:rows])
     trained = as_trained(first, hiding_for(context, folder, stage, learner))
     shown = [list(zip(learner.renderer.pieces(ids), weights, strict=True)) for ids, weights in trained]
-    said = "; ".join(f"{source}: {m.words()}" for source, m in made.items() if m.words())
+    said = "; ".join(f"{source}: {m.facts.words()}" for source, m in made.items() if m.facts.words())
     if context.start(None) is None:
         save_model(learner.lm.core, learner.loaded.tokenizer, folder.path / "model")
         context.made(folder)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of
-from luthier.base.nouns import Chat, Example, Text, Tokens
+from luthier.base.nouns import Example, Tokens
 from luthier.base.recipe import Pretrain, Sft
 from luthier.base.tuning import Replay
 from luthier.data.dataset import Dataset, leaked, write_rejected
@@ -18,14 +18,14 @@ from luthier.evals.loss import losses
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel, score
 from luthier.objectives import nll
-from luthier.run.context import Context, chats, texts
+from luthier.run.context import Context, all_threads, chats
 from luthier.run.fitting import job_for, microbatch_tokens, tried
 from luthier.run.learner import Learner, learner_for
-from luthier.run.masked import hides, hiding_for, masking_guard, rows_of, watcher
+from luthier.run.masked import hides, hiding_for, masking_guard, watcher
 from luthier.run.memo import StageFolder
 from luthier.run.result import close
-from luthier.tokens.prepare import Prepared, prepare
-from luthier.tokens.render import Renderer
+from luthier.run.shards import Rows, rows_for, rules_of
+from luthier.tokens.facts import Facts, marks_of, total
 from luthier.train import guards as g
 from luthier.train.loop import Loss, fit, stop_if_broken
 from luthier.train.sources import Micro, Packed, Pool
@@ -64,12 +64,11 @@ def run_stage(context: Context, folder: StageFolder, stage: Pretrain | Sft, shar
     log = folder.open()
     log.emit("begin", stage=folder.name, stage_kind=folder.kind)
     data = {source: context.dataset(source) for source in shares}
-    write_rejected(folder.path / "rejected.jsonl", [bad for d in data.values() for bad in d.rejected])
+    write_rejected(folder.path / "rejected.jsonl", (bad for d in data.values() for bad in d.rejected))
     learner = learner_for(context, folder, stage)
-    length = min(stage.max_length or learner.loaded.context, learner.loaded.context)
-    made = {source: prepare_rows(d.train, learner.renderer, length, stage) for source, d in data.items()}
-    heldout = prepare_rows(next(iter(data.values())).heldout, learner.renderer, length, stage, lenient=True)
-    pools = [Pool(made[s].sequences, max(1, round(stage.batch_tokens * share)), s) for s, share in shares.items()]
+    made = training_rows(context, learner, stage, data, log)
+    heldout = rules_of(stage, longest(learner, stage), True).apply(next(iter(data.values())).heldout, learner.renderer)
+    pools = [Pool(made[s].sequences, part(stage, share), s, made[s].lengths) for s, share in shares.items()]
     passed = g.enforce(row_guards(context, learner, stage, data, made), log)
     hiding = hiding_for(context, folder, stage, learner)
     if hiding is not None:
@@ -79,64 +78,57 @@ def run_stage(context: Context, folder: StageFolder, stage: Pretrain | Sft, shar
     job = job_for(context, folder, stage, learner, source, lambda m: lm_loss(learner.lm, m), watch, log)
     passed += tried(job, learner, pools[0].sequences, source.largest())
     used = fit(job)
-    close(context, folder, learner, job, used, passed, {"rows": {s: prepared_facts(m) for s, m in made.items()}})
+    close(context, folder, learner, job, used, passed, {"rows": {s: row_facts(m.facts) for s, m in made.items()}})
 
 
-def prepared_facts(made: Prepared) -> dict[str, Any]:
+def longest(learner: Learner, stage: Pretrain | Sft) -> int:
+    """Tokens of the longest sequence that the stage trains on."""
+    return min(stage.max_length or learner.loaded.context, learner.loaded.context)
+
+
+def part(stage: Pretrain | Sft, share: float) -> int:
+    """Tokens of a step that come from a source with this share."""
+    return max(1, round(stage.batch_tokens * share))
+
+
+def row_facts(facts: Facts) -> dict[str, Any]:
     """What stage.json says of one source's rows."""
     return {
-        "sequences": len(made.sequences),
-        "tokens": sum(len(s.ids) for s in made.sequences),
-        "dropped": len(made.dropped),
-        "truncated": len(made.truncated),
-        "split": made.split,
+        "sequences": facts.sequences,
+        "tokens": facts.tokens,
+        "dropped": facts.dropped.rows,
+        "truncated": facts.truncated.rows,
+        "split": facts.split,
     }
 
 
-def prepare_rows(
-    examples: Sequence[Example], renderer: Renderer, length: int, stage: Pretrain | Sft, lenient: bool = False
-) -> Prepared:
-    """Documents and conversations as token sequences; replayed documents may always be split, and held-out rows that
-    are too long are left out."""
-    if isinstance(stage, Pretrain) and hides(stage):
-        return rows_of(examples, renderer.tokenizer, length, stage, lenient)
-    train_on = stage.train_on if isinstance(stage, Sft) else "answers"
-    documents = prepare(texts(list(examples)), renderer, length, "split")
-    if isinstance(stage, Pretrain) and stage.overlong != "split":
-        documents = prepare(texts(list(examples)), renderer, length, "drop" if lenient else stage.overlong)
-    rule = "drop" if lenient else stage.overlong if isinstance(stage, Sft) else "error"
-    conversations = prepare(chats(list(examples)), renderer, length, rule, train_on)
-    others = [e for e in examples if not isinstance(e, Text | Chat)]
-    prepare(others[:1], renderer, length, "error")  # says what is wrong with them
-    return Prepared(
-        documents.sequences + conversations.sequences,
-        documents.dropped + conversations.dropped,
-        documents.truncated + conversations.truncated,
-        documents.split,
-        documents.lost_tokens + conversations.lost_tokens,
-    )
+def training_rows(
+    context: Context, learner: Learner, stage: Pretrain | Sft, data: dict[str, Dataset], log: EventLog
+) -> dict[str, Rows]:
+    """Each source's training rows as token sequences."""
+    rules = rules_of(stage, longest(learner, stage))
+    recipe, threads = context.recipe, all_threads(context.recipe)
+    return {source: rows_for(recipe, d, learner.renderer, rules, threads, log) for source, d in data.items()}
 
 
 def row_guards(
-    context: Context, learner: Learner, stage: Pretrain | Sft, data: dict[str, Dataset], made: dict[str, Prepared]
+    context: Context, learner: Learner, stage: Pretrain | Sft, data: dict[str, Dataset], made: dict[str, Rows]
 ) -> list[g.Guard]:
     """The guards that look at rows only."""
-    renderer, tokenizer = learner.renderer, learner.loaded.tokenizer
-    rows = [s for m in made.values() for s in m.sequences]
-    lost = sum(m.lost_tokens for m in made.values())
-    cut = [origin for m in made.values() for origin in m.truncated]
+    renderer = learner.renderer
+    facts = total(m.facts for m in made.values())
     conversations = [e for d in data.values() for e in chats(d.train)]
     found = [
-        g.supervised(rows),
-        g.nothing_lost(lost, cut, stage.overlong == "truncate"),
-        g.single_bos(rows, tokenizer.bos_token_id),
-        g.pad_unsupervised(rows, tokenizer.pad_token_id, renderer.end_ids),
+        g.supervised_in(facts),
+        g.nothing_lost_in(facts, stage.overlong == "truncate"),
+        g.single_bos_in(facts),
+        g.pad_unsupervised_in(facts, marks_of(renderer)),
         leak_guard(context, data),
     ]
     if conversations:
-        answered = [s for source, m in made.items() if chats(data[source].train) for s in m.sequences]
+        answered = total(m.facts for source, m in made.items() if chats(data[source].train))
         if stage.overlong != "truncate" and not (isinstance(stage, Sft) and stage.train_on == "all"):
-            found.append(g.answers_end(answered, renderer.end_ids))
+            found.append(g.answers_end_in(answered))
         found.append(g.round_trip(conversations, renderer))
     return found
 
@@ -144,7 +136,8 @@ def row_guards(
 def leak_guard(context: Context, data: dict[str, Dataset]) -> g.Guard:
     """No row that any probe measures is trained on."""
     measured = [e for probe in context.recipe.evaluate.values() for e in measured_rows(context, probe)]
-    return g.no_leak(leaked([e for d in data.values() for e in d.train], measured))
+    here = leaked([e for d in data.values() if d.survey is None for e in d.train], measured)
+    return g.no_leak(here + [row for d in data.values() if d.survey is not None for row in d.survey.leaked(measured)])
 
 
 def measured_rows(context: Context, probe: Any) -> list[Example]:

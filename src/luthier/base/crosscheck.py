@@ -16,6 +16,7 @@ from luthier.base.errors import did_you_mean
 from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
+from luthier.base.stepping import check_stepping
 from luthier.base.trained import check_trained
 from luthier.base.tuning import Bottleneck, Lora, Training
 
@@ -29,7 +30,8 @@ WRITES_TEXT = ("pretrain", "sft", "ppo", "dpo", "orpo", "simpo", "kto", "grpo")
 def crosscheck(recipe: r.Recipe) -> list[Problem]:
     """Every contradiction in a recipe whose settings are each valid by themselves."""
     found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
-    return [*found, *check_objective(recipe), *check_adapters(recipe), *check_trained(recipe)]
+    found += [*check_objective(recipe), *check_adapters(recipe), *check_trained(recipe)]
+    return [*found, *check_stepping(recipe)]
 
 
 def stage_name(stage: r.Stage) -> str:

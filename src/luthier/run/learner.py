@@ -43,6 +43,8 @@ def require_libraries(recipe: Recipe) -> None:
     """Raises UserError where a stage asks for an optional library that is not installed: before the first one runs."""
     if any(isinstance(stage, Training) and stage.quantize is not None for stage in recipe.stages):
         require_bitsandbytes()
+    if any(isinstance(stage, Training) and stage.optimizer == "adamw8bit" for stage in recipe.stages):
+        require_bitsandbytes("optimizer: adamw8bit")
 
 
 def learner_for(context: Context, folder: StageFolder, stage: Pretrain | Sft) -> Learner:

@@ -136,6 +136,7 @@ class RunDisplay:
         self.show = {
             "begin": self.begin,
             "resume": self.resume,
+            "progress": self.progress,
             "step": self.step,
             "eval": self.evaluated,
             "sample": self.sample,
@@ -193,6 +194,25 @@ class RunDisplay:
     def resume(self, event: Event) -> None:
         """It goes on from a checkpoint."""
         self.line(f"   goes on from step {event['step']:,}", "yellow")
+
+    def progress(self, event: Event) -> None:
+        """How far a streamed source is read: 1,200/9,000 rows, at which speed, how long still."""
+        stage, rows, total = self.stage, event["rows"], event["total"]
+        done = event["share"] >= 1 or rows == total
+        left = event["seconds_left"]
+        speed = f"{size(event['rows_per_s'])} rows/s"
+        of = f"/{total:,}" if total else ""
+        figures = [f"{event['name']}: {event['what']}", f"{rows:,}{of} rows", speed]
+        figures += [f"{duration(left)} left"] if left is not None and not done else []
+        if self.live and not done:
+            if stage.task is None:
+                stage.task = self.bar.add_task("", total=100, figures="")
+                self.bar.start()
+            self.bar.update(stage.task, completed=round(100 * event["share"]), figures=" · ".join(figures))
+        elif done or event["t"] - stage.printed_s >= PLAIN_EVERY_S:
+            self.halt()
+            stage.printed_s = event["t"]
+            self.line(f"   {' · '.join(figures)}")
 
     def step(self, event: Event) -> None:
         """Moves the bar, or prints a line now and then."""

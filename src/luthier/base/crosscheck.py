@@ -17,6 +17,7 @@ from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
 from luthier.base.stepping import check_stepping
+from luthier.base.streams import check_streams
 from luthier.base.trained import check_trained
 from luthier.base.tuning import Bottleneck, Lora, Training
 
@@ -31,7 +32,7 @@ def crosscheck(recipe: r.Recipe) -> list[Problem]:
     """Every contradiction in a recipe whose settings are each valid by themselves."""
     found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
     found += [*check_objective(recipe), *check_adapters(recipe), *check_trained(recipe)]
-    return [*found, *check_stepping(recipe)]
+    return [*found, *check_stepping(recipe), *check_streams(recipe)]
 
 
 def stage_name(stage: r.Stage) -> str:

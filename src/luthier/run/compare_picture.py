@@ -11,7 +11,7 @@ from typing import Any
 
 from luthier.run.pictures import nice_ticks, tick_label
 
-ROW, TOP, NAMES, PANEL, BAR, GAP, EDGE = 30, 104, 96, 168, 128, 34, 28
+ROW, TOP, NAMES, PANEL, BAR, GAP, EDGE = 30, 116, 96, 210, 128, 38, 28
 """Pixels: height of a row, above the first one, width of the names, of a panel of figures, of a panel of costs, between
 panels, at the edges."""
 MOST = 4
@@ -82,8 +82,11 @@ def dots(panel: Figures, left: int, bottom: int) -> str:
     shown = [figure for figure in (*found, before) if figure is not None]
     ends = [f[key] for f in shown for key in ("value", "low", "high") if f.get(key) is not None]
     ends += [0.0] if column.rise else []
-    ticks = nice_ticks(min(ends, default=0.0), max(ends, default=1.0), 3)
-    low, high = ticks[0], ticks[-1]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    pad = 0.06 * (high - low) or 0.1
+    low, high = low - pad, high + pad
+    every = nice_ticks(low, high, 5)
+    ticks = [tick for tick in every if low <= tick <= high]
 
     def x(value: float) -> float:
         return round(left + PANEL * (value - low) / (high - low), 1)
@@ -92,7 +95,7 @@ def dots(panel: Figures, left: int, bottom: int) -> str:
     parts = [f'<text class="b" x="{left}" y="{TOP - 24}">{escape(column.name)}</text>']
     parts.append(f'<text class="s" x="{left}" y="{TOP - 9}">{"a rise, " if column.rise else ""}{direction}</text>')
     parts += [f'<path class="hair" d="M{x(tick)} {TOP}V{bottom}"/>' for tick in ticks]
-    labels = [tick_label(tick, ticks[1] - ticks[0], column.share) for tick in ticks]
+    labels = [tick_label(tick, every[1] - every[0], column.share) for tick in ticks]
     parts += [
         f'<text class="s c" x="{x(tick)}" y="{bottom + 18}">{label}</text>'
         for tick, label in zip(ticks, labels, strict=True)

@@ -259,7 +259,7 @@ def test_merging_one_of_two_adapters_merges_the_active_one(folders):
 def test_an_adapter_loads_in_plain_peft_on_the_dequantised_base(adapter, how, wide, tmp_path):
     lm = stirred(read(wide, how), adapter)
     save_adapter(lm, "policy", tmp_path)
-    assert {f.name for f in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert {f.name for f in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     base = read(wide, how).core
     dequantise(base)
     base.set_attn_implementation("sdpa")

@@ -19,6 +19,7 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -180,11 +181,14 @@ NEW_TOKENS = (
 def save_tuner(module: PeftModel, name: str, folder: Path) -> None:
     """adapter_config.json and adapter_model.safetensors, directly in `folder`: the adapter's own weights only. Rows of
     new tokens are among them, so a resized embedding need not be."""
-    module.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
-    if name != "default":  # PEFT puts a named adapter into a folder of that name
-        for file in (folder / name).iterdir():
-            file.replace(folder / file.name)
-        (folder / name).rmdir()
+    # Not by PEFT's save_pretrained, which puts a named adapter into a folder of that name, and writes a model card.
+    tensors = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.copy(module.peft_config[name])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
 
 
 def load_tuner(module: Any, core: Any, name: str, folder: Path, trainable: bool) -> PeftModel:

@@ -308,7 +308,10 @@ def verdict(story: Story) -> list[Said]:
     for group in groups(story):
         by_kind.setdefault(group.kind, group)
     first = (
-        _of_answers(by_kind.get("answers"), story) or _of_losses(story) or _of_choices(by_kind.get("choices"), story)
+        _of_answers(by_kind.get("answers"), story)
+        or _of_choices(by_kind.get("fill_mask"), story, fills=True)
+        or _of_losses(story)
+        or _of_choices(by_kind.get("choices"), story)
     )
     second = _of_wins(by_kind.get("win_rate"), story) or _of_preferences(by_kind)
     count = len(story.stages)
@@ -336,14 +339,15 @@ def _of_answers(group: Group | None, story: Story) -> list[Said]:
     return [*said, Said(". ")]
 
 
-def _of_choices(group: Group | None, story: Story) -> list[Said]:
+def _of_choices(group: Group | None, story: Story, fills: bool = False) -> list[Said]:
     if group is None:
         return []
-    base, tuned = split_base(group.figures, story)
+    base, tuned = split_base([f for f in group.figures if not fills or f.path[0] == "top_1"], story)
     last = (tuned or base)[-1]
     before = f" (base: {percent(base[0].value)})" if base and tuned else ""
-    said = [Said(f"After {stage_word(last.name)} the model picks the right option in "), stressed(last)]
-    return [*said, Said(f" of questions{before}. ")]
+    does, of = ("puts the hidden word first", "places") if fills else ("picks the right option", "questions")
+    said = [Said(f"After {stage_word(last.name)} the model {does} in "), stressed(last)]
+    return [*said, Said(f" of {of}{before}. ")]
 
 
 def _of_wins(group: Group | None, story: Story) -> list[Said]:

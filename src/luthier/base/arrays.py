@@ -15,12 +15,14 @@ from luthier.base.files import disk_errors
 
 DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64, "I64": np.int64, "F64": np.float64}
 
+SAID = "luthier"
+
 
 def arrays_as_bytes(arrays: Mapping[str, np.ndarray], said: Mapping[str, str]) -> bytes:
     """The file's content; `said` is what it says of itself. The same arrays give the same bytes."""
     from safetensors.numpy import save
 
-    return save(dict(arrays), dict(said))
+    return save(dict(arrays), {SAID: json.dumps(said, sort_keys=True)})  # of several keys it would mix the order
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def map_arrays(path: Path) -> Arrays:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             start = 8 + int.from_bytes(memory[:8], "little")
             header = json.loads(memory[8:start])
-            said = header.pop("__metadata__", {})
+            said = json.loads(header.pop("__metadata__")[SAID])
             named = {name: one_array(memory, start, **about) for name, about in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(

@@ -166,14 +166,13 @@ def check_bytes(path: Path, size: int, sha256: str, place: str | None = None) ->
 
 
 def make_room(folder: Path, size: int) -> None:
-    """Deletes the copies that were not read for the longest until there is room for one of this size."""
+    """Deletes the oldest copies of shards until there is room for one of this size."""
 
     def free() -> int:
         room = os.statvfs(folder)
         return room.f_bavail * room.f_frsize
 
-    copies = sorted((p for p in folder.iterdir() if p.is_file() and p.name[0] != "."), key=lambda p: p.stat().st_atime)
-    for old in copies:
+    for old in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns):
         if free() >= size + ROOM_BYTES:
             return
         old.unlink(missing_ok=True)

@@ -166,13 +166,13 @@ class TokenShards(Sequence[Tokens]):
             self.mapped.move_to_end(number)
             return self.mapped[number]
         entry = self.entries[number]
-        if number in self.checked:
-            path = self.folder.local / entry["file"]
-        else:
+        path = self.folder.local / entry["file"]
+        if not path.exists():  # to be fetched: what is mapped keeps its room on the disk, even when it is deleted
+            self.mapped.clear()
+            self.touched.clear()
+        if number not in self.checked or not path.exists():
             path = self.folder.fetch(entry["file"], entry["bytes"], entry["sha256"])
             self.checked.add(number)
-        if not path.exists():  # a copy that had to make room for others
-            path = self.folder.fetch(entry["file"], entry["bytes"], entry["sha256"])
         arrays = map_arrays(path)
         if arrays.said.get("of") != "tokens":
             raise UserError(f"{path}: these are no tokens. Delete the folder and run again: it is made anew.")

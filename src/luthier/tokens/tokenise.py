@@ -16,7 +16,6 @@ from luthier.data.chunks import rows_in
 from luthier.data.dataset import Conversion
 from luthier.data.survey import Piece, Survey, code_of
 from luthier.tokens.facts import Facts, Marks, as_json, facts_of, from_json, marks_of, total
-from luthier.tokens.masking import prepare_documents
 from luthier.tokens.prepare import Overlong, Prepared, TrainOn, prepare
 from luthier.tokens.render import Renderer
 from luthier.tokens.shards import Shard, TokenShards, ids_dtype
@@ -42,6 +41,8 @@ class Rules:
     def apply(self, examples: Sequence[Example], renderer: Renderer) -> Prepared:
         """Examples as sequences: documents, then conversations. Raises UserError as `prepare` does."""
         if self.masked:
+            from luthier.tokens.masking import prepare_documents  # which needs torch; workers start without
+
             return prepare_documents(examples, renderer.tokenizer, self.max_length, self.documents)
         parts = [
             prepare([e for e in examples if isinstance(e, Text)], renderer, self.max_length, self.documents),

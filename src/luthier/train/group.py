@@ -25,6 +25,7 @@ from luthier.objectives import group_advantages, group_policy, kl_estimate
 from luthier.tokens.pack import forest
 from luthier.train.deal import as_tokens, asked, cut, minibatch
 from luthier.train.job import Loss
+from luthier.train.ranks import here
 from luthier.train.sources import Micro, Step
 
 
@@ -149,7 +150,8 @@ class GroupRollouts:
         )
         chats = [prompt.chat for prompt in prompts for _ in range(how.samples)]
         samples = [one for group in groups for one in group]
-        scores_KN = judged(self.judges, chats, samples)
+        # One rank judges for all: a program may call on the world, and need not say the same twice.
+        scores_KN = here().told(judged(self.judges, chats, samples) if here().is_main else torch.empty(0))
         reward_BG = total_of(self.judges, scores_KN).view(-1, how.samples)
         sequences = [as_tokens(one, chat.origin) for one, chat in zip(samples, chats, strict=True)]
         sizes = [len(one.ids) for one in samples]

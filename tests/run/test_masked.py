@@ -99,7 +99,7 @@ def test_its_figures_stand_in_the_report(ours):
     loss = metrics["loss"]["pretrain"]["loss"]
     assert 3 < loss["value"] < math.log(800)
     page = (ours / "report.html").read_text()
-    assert "the model puts the hidden word first in " in page
+    assert "the model puts the hidden word first in " in page and "learns to fill in hidden words" in page
     assert "the truth is the likeliest filling" in page and "hidden in turn" in page and "[MASK]" in page
 
 

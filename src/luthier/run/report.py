@@ -154,7 +154,8 @@ def path_of(story: Story) -> list[dict[str, Any]]:
         seconds = stage.record.get("seconds", 0)
         last: Mapping[str, Any] = next((e for e in reversed(stage.events) if e["kind"] == "step"), {})
         steps = f"step {last['step']} of {last['steps']}" if last.get("steps") else ""
-        words = {"work": WORK.get(stage.kind, stage.kind), "steps": steps, "trouble": trouble(stage)}
+        kind = "masked" if stage.record.get("settings", {}).get("objective") == "masked" else stage.kind
+        words = {"work": WORK.get(kind, kind), "steps": steps, "trouble": trouble(stage)}
         words["before"] = " and ".join(stage_word(name) for name in came_from[stage.name])
         found.append({"stage": stage, "share": seconds / total, **words})
     return found

@@ -8,6 +8,7 @@ COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "
 COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | {"best_of": "--gold"}
 WORK = {
     "pretrain": "learns to continue documents",
+    "masked": "learns to fill in hidden words",
     "sft": "learns to answer",
     "prefer": "answers are compared",
     "reward": "learns what is preferred",

@@ -116,6 +116,7 @@ def open_wandb(run: RunInfo) -> Tracker:
     def finish(final: Mapping[str, float]) -> None:
         told.summary.update({f"final/{name}": value for name, value in final.items()})
         told.finish()
+        wandb.teardown()  # its own process has the end of the file until it is gone
 
     return Tracker(log, finish)
 

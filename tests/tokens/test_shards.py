@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import io
 from contextlib import contextmanager
 
 import fsspec
@@ -74,7 +73,7 @@ def write(folder, parts, dtype="uint32", tokenizer="t"):
     return folder
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(parts=st.lists(st.lists(tokens(), max_size=6), min_size=1, max_size=4), data=st.data())
 def test_what_is_written_is_read(tmp_path_factory, parts, data):
     folder = write(open_store("x", tmp_path_factory.mktemp("s")), parts, "uint16")

@@ -50,7 +50,7 @@ def lm_loss(lm):
 def job(folder, lm, steps=8, microbatch_tokens=100_000, loss=None, evaluate=lambda step: None, rows=None, **settings):
     """A job of language modelling in `folder`; about 8 sequences a step."""
     folder.mkdir(exist_ok=True)
-    how = Pretrain(kind="pretrain", data="x", **{"learning_rate": 1e-3, **settings})
+    how = Pretrain(kind="pretrain", data="x", **{"learning_rate": 1e-3, "batch_tokens": 160, **settings})
     parameters = trainable(lm.module)
     steppers = optimizers(parameters, how)
     average = Average(how.ema) if how.ema is not None else None
@@ -60,7 +60,7 @@ def job(folder, lm, steps=8, microbatch_tokens=100_000, loss=None, evaluate=lamb
         module=lm.module,
         parameters=list(parameters.values()),
         optimizers=steppers,
-        source=Packed([Pool(rows or draw(60), 160, "x")], 3, microbatch_tokens, None, steps),
+        source=Packed([Pool(rows or draw(60), how.batch_tokens, "x")], 3, microbatch_tokens, None, steps),
         loss=loss or lm_loss(lm),
         evaluate=evaluate,
         how=how,

@@ -9,7 +9,7 @@ Every event has `kind` and `t` (seconds since the epoch); those of a training st
   sample   {step, prompt, answer, name}                 a text the model wrote
   progress {name, what, rows, total, share, rows_per_s, seconds_left}   a streamed source is read or tokenised
   plan     {step, steps, asked, text}                   how many steps a time budget leaves; again where that changes
-  memory   {step, microbatch_tokens, text}              microbatches were cut smaller, to fit
+  memory   {step?, microbatch_tokens, text}             microbatches were cut smaller, to fit
   rollback {step, since, lr_share, text}                the watchdog went back to `step`; what came after is forgotten
   note     {text}                                       a sentence for people
   end      {seconds, peak_bytes}

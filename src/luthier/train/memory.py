@@ -66,12 +66,18 @@ def within_memory(job: Job, source: BatchSource, step: int, work: Callable[[Step
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error) or here().world > 1:
                 raise
-            why = (str(error).splitlines() or ["no memory is left"])[0][:160]
+            why = in_words(error)
         # Out here the error is gone, and with it the tensors of the frames that it came through.
         make_room(job)
         if (smaller := halved(source, item, step)) is None:
             return why
         tell_limit(job, source, step, smaller, f"ran out of memory ({why})")
+
+
+def in_words(error: BaseException) -> str:
+    """What an allocator says, without the place in its code."""
+    said = (str(error).splitlines() or ["no memory is left"])[0]
+    return said[max(0, said.find("DefaultCPUAllocator")) :][:160]
 
 
 def make_room(job: Job) -> None:
@@ -99,9 +105,11 @@ def halved(source: BatchSource, item: Step | None, step: int) -> int | None:
 def tell_limit(job: Job, source: BatchSource, step: int, limit: int, why: str) -> None:
     """Sets the microbatch limit of the job and of the source at hand, and tells of it."""
     job.source.microbatch_tokens = source.microbatch_tokens = limit
+    # What is tried before step 0 is no part of the steps that a resumed run forgets.
+    at = {"step": step} if source is job.source else {}
     job.log.emit(
         "memory",
-        step=step,
+        **at,
         microbatch_tokens=limit,
         text=f"step {step} {why}: microbatches of at most {limit:,} tokens from here on, with the same mathematics",
     )

@@ -44,6 +44,7 @@ def trial(job: Job, made: BatchSource | None = None) -> Iterator[BatchSource]:
         clear_gradients(job)
         for optimizer in job.optimizers.values():
             optimizer.state.clear()
+            set_rate(optimizer, job.how.learning_rate)
         for name, state in held.items():
             job.checkpoints.states[name].load_state_dict(state)
         make_room(job)

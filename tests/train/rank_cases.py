@@ -1,23 +1,22 @@
 """One job of each kind, small, to be run by one process or by several: the curve must be the same.
 
-`python rank_cases.py FOLDER CASE...` is one rank of those that its environment names; the main one writes each case's
-curve to FOLDER/CASE.pt. Importing torch and transformers costs more than the cases, so one start runs them all.
+`main` is one rank of those that its environment names; the main one writes each case's curve to FOLDER/CASE.pt.
+`CASE@4` stops before the evaluation of step 4, as a lost machine does, and is resumed by `CASE`. `shards` holds the
+gradients of models in shards to those of whole ones.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from architectures import tiny, tiny_encoder
 from luthier.base.alignment import Dpo, Grpo, Kto, Ppo, Reward
@@ -29,9 +28,12 @@ from luthier.model.adapt import add_adapter, checkpoint_adapter, only, restore_a
 from luthier.model.heads import scalar_head, sequence_scores
 from luthier.model.roles import separate_roles, shared_roles
 from luthier.model.score import LanguageModel, score
+from luthier.model.shard import Shards, is_cut
+from luthier.model.shard import full as full_tensor
 from luthier.model.verify import choose_layout
 from luthier.objectives import bradley_terry, nll
 from luthier.tokens.masking import Vocabulary, hiding
+from luthier.tokens.pack import forest
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.group import Asked, GroupRollouts, Judge, group_loss
 from luthier.train.loop import Job, Loss, fit
@@ -45,14 +47,14 @@ from luthier.train.preference import (
     preference_loss,
     shuffled_steps,
 )
-from luthier.train.ranks import joined
+from luthier.train.ranks import here, joined
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 from luthier.train.sources import Packed, Pairs, Pool
+from luthier.train.together import step_as_they_lie
 from train.rows import END, draw, draw_pairs
 
 CPU = torch.device("cpu")
 LORA = Lora(rank=4, dropout=0.1)
-HERE = Path(__file__)
 
 
 def model(kind: str = "llama", **changes: Any) -> LanguageModel:
@@ -210,10 +212,9 @@ def grpo() -> Case:
         learning_rate=1e-3, minibatches=2, kl=0.05,
     )  # fmt: skip
     reference = model()
-    judges = [
-        Judge("even", 1.0, lambda chats, samples: [sum(i % 2 for i in one.ids) / len(one.ids) for one in samples])
-    ]
-    asked = [Asked(tuple(ids), Chat((), "x")) for ids in PROMPTS]
+    even = lambda chats, samples: [sum(i % 2 for i in one.ids) / len(one.ids) for one in samples]  # noqa: E731
+    judges = [Judge("even", 1.0, even)]
+    asked = [Asked(Chat((), "x"), tuple(ids)) for ids in PROMPTS]
     source = GroupRollouts(lm, lambda: contextlib.nullcontext(reference), judges, asked, how, 3, [END], str, 60)
     return Case(lm, how, source, lambda m: group_loss(lm, how, m, source.rollout.stats), {}, {}, whole(lm))
 
@@ -245,17 +246,33 @@ class Curve(NamedTuple):
     weights: dict[str, Tensor]
 
 
-def job_of(case: Case, folder: Path) -> Job:
-    """The job of a case; its folder is `folder`."""
+class Lost(Exception):
+    """The machine is gone."""
+
+
+def job_of(case: Case, folder: Path, lost_at: int | None = None) -> Job:
+    """The job of a case; its folder is `folder`. It looks at every step, and keeps every checkpoint that it may."""
+
+    def evaluate(step: int) -> None:
+        if step == lost_at:
+            raise Lost
+
+    how = case.how.model_copy(update={"checkpoint_every_steps": 1, "evaluate_every_steps": 1})
     parameters = {**trainable(case.lm.module), **{name: head.weight for name, head in case.heads.items()}}
     steppers = optimizers(parameters, case.how)
     states = {**steppers, **case.heads, **case.states}
     checkpoints = Checkpoints(folder / "checkpoints", case.weights, states, parameters)
     log = EventLog(folder / "events.jsonl")
     return Job(
-        case.lm.module, list(parameters.values()), steppers, case.source, case.loss, lambda step: None, case.how,
-        checkpoints, log, 7, CPU,
+        case.lm.module, list(parameters.values()), steppers, case.source, case.loss, evaluate, how, checkpoints, log, 7,
+        CPU,
     )  # fmt: skip
+
+
+def lose(name: str, folder: Path, at: int) -> None:
+    """Runs a case until its machine is lost."""
+    with contextlib.suppress(Lost):
+        fit(job_of(CASES[name](), folder, at))
 
 
 def curve(name: str, folder: Path) -> Curve:
@@ -270,41 +287,60 @@ def curve(name: str, folder: Path) -> Curve:
     return Curve([e["loss"] for e in told], [e["grad_norm"] for e in told], watched, weights | heads)
 
 
-def start(world: int, folder: Path, arguments: list[str], program: Path = HERE) -> list[subprocess.Popen]:
-    """Starts a program once for each rank, as a launcher does. Their output goes to FOLDER/rank-R.txt."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    ranks = []
-    for rank in range(world):
-        there = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "OMP_NUM_THREADS": 1}
-        there |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": HERE.parents[1]}
-        with open(folder / f"rank-{rank}.txt", "w") as said:
-            environment = os.environ | {key: str(value) for key, value in there.items()}
-            command = [sys.executable, str(program), str(folder), *arguments]
-            ranks.append(subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment))
-    return ranks
+SHARDED = ("llama", "gemma2", "gpt2", "mixtral", "opt", "qwen3_next")
+"""Tied heads and own ones, learned positions, experts, other names for the blocks, padded rows."""
 
 
-def finished(ranks: list[subprocess.Popen], seconds: float = 900) -> list[int]:
-    """The exit codes of all ranks; kills those that hang."""
-    try:
-        return [rank.wait(seconds) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+def shards_drift() -> dict[str, float]:
+    """Largest difference of gradients and log-probs, over three steps, between a model in shards of which each rank
+    sees half of the sequences, and a whole one that sees all."""
+    drift, ranks = {}, here()
+    batches = [forest(half) for half in (draw(8)[:4], draw(8)[4:])]
+    own = batches[ranks.rank]
+    for kind, dtype in [*((kind, torch.float32) for kind in SHARDED), ("llama", torch.bfloat16)]:
+        one, other = (replace(choose_layout(tiny(kind))[0], dtype=dtype) for _ in range(2))
+        plain = dict(other.module.named_parameters())
+        shards = Shards(one.module, ranks.world, dtype)
+        cut = dict(one.module.named_parameters())
+        assert list(cut) == list(plain)
+        matrices = [p for p in cut.values() if min(p.shape) > 1 and p.ndim > 1]
+        assert all(isinstance(p, DTensor) and p.to_local().shape != p.shape for p in matrices)
+        optimizers = [torch.optim.AdamW(p.values(), lr=1e-3, fused=True) for p in (cut, plain)]
+        worst = 0.0
+        for _ in range(3):
+            shards.within(lambda one=one: nll(score(one, own), own.weight_M)).backward()
+            for batch in batches:
+                nll(score(other, batch), batch.weight_M).backward()
+            ranks.add_gradients([p for p in cut.values() if not isinstance(p, DTensor)])
+            for name, p in plain.items():
+                assert (p.grad is None) == (cut[name].grad is None), name
+                if p.grad is not None:
+                    gap = (full_tensor(cut[name].grad) - p.grad).abs().max() / p.grad.abs().max().clamp(min=1)
+                    worst = max(worst, float(gap))
+            for optimizer in optimizers:
+                step_as_they_lie(optimizer)
+                optimizer.zero_grad()
+            with torch.no_grad(), shards.gathered():
+                worst = max(worst, float((score(one, batches[0]) - score(other, batches[0])).abs().max()))
+        shards.mend()
+        mended = dict(one.module.named_parameters())
+        assert type(one.module) is type(other.module) and not is_cut(one.module) and list(mended) == list(plain)
+        tied = [m.module.get_output_embeddings().weight is m.module.get_input_embeddings().weight for m in (one, other)]
+        assert tied[0] == tied[1]
+        worst = max(worst, *(float((mended[n].detach() - p.detach()).abs().max()) for n, p in plain.items()))
+        drift[f"{kind} {dtype}"] = worst
+    return drift
 
 
 def main(folder: Path, names: list[str]) -> None:
-    torch.set_num_threads(1)
+    """One rank at work on some cases."""
     with joined() as ranks:
         for name in names:
-            found = curve(name, folder / name)
-            if ranks.is_main:
-                torch.save(found._asdict(), folder / f"{name}.pt")
+            case, _, at = name.partition("@")
+            if at:
+                lose(case, folder / case, int(at))
+            else:
+                found = shards_drift() if case == "shards" else curve(case, folder / case)._asdict()
+                if ranks.is_main:
+                    torch.save(found, folder / f"{case}.pt")
             ranks.meet()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

@@ -7,7 +7,8 @@ it (`within`). Whatever only looks at the model (evaluation, sampling, reference
 every rank holds it whole, and the ranks need not keep step. `mended` afterwards, it is a plain model again.
 
 What FSDP does not take stays whole on every rank, and its gradients are summed by hand (train/together.py): modules
-outside the transformers model (virtual tokens, value heads), and models of quantised weights altogether.
+outside the transformers model (virtual tokens, value heads), in mixed precision the vectors (gains, biases), and models
+of quantised weights altogether.
 """
 
 from __future__ import annotations
@@ -51,20 +52,22 @@ class Shards:
     """A module cut into shards, in place. Owns FSDP's groups, and the outline from which it is mended."""
 
     def __init__(self, module: Any, world: int, dtype: torch.dtype) -> None:
-        """Cuts `module` over `world` ranks; every rank must hold the same weights. Blocks are gathered in `dtype`, in
-        which their products are computed (autocast); gradients are summed in float32."""
+        """Cuts `module` over `world` ranks; every rank must hold the same weights. The blocks' matrices are gathered in
+        `dtype`, as autocast would round them for its products; vectors, which it does not round, are not cut then.
+        Gradients are summed in float32."""
         self.module, self.outline = module, outline(module)
         core, device = core_of(module), next(module.parameters()).device
         mesh = init_device_mesh(device.type, (world,))
-        policy = MixedPrecisionPolicy(
-            param_dtype=None if dtype == torch.float32 else dtype,
-            reduce_dtype=None if dtype == torch.float32 else torch.float32,
-            cast_forward_inputs=False,
-        )
+        policy, whole = MixedPrecisionPolicy(cast_forward_inputs=False), set()
+        if dtype != torch.float32:
+            # A gain of 1.001 is 1 in bfloat16: what a step moved it by would be lost to every forward.
+            whole = {p for p in core.parameters() if p.numel() == max(p.shape, default=1)}
+            policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         for block in blocks_of(core):
             # Ranks may route to different experts: what one does not use has a gradient of zero there.
-            fully_shard(block, mesh=mesh, mp_policy=policy).set_reduce_scatter_unused_params(True, recurse=False)
-        self.root: Any = fully_shard(core, mesh=mesh)
+            cut = fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
+            cut.set_reduce_scatter_unused_params(True, recurse=False)
+        self.root: Any = fully_shard(core, mesh=mesh, ignored_params=whole)
         self.parts: list[Any] = [m for m in core.modules() if isinstance(m, FSDPModule)]
         for part in self.parts:
             # The loss is divided by the total of all ranks already: gradients are summed, not averaged.

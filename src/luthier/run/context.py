@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import torch
 
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
-from luthier.base.files import disk_errors, hash_of, hash_path, only_reads
+from luthier.base.files import disk_errors, hash_of, hash_path, only_reads, read_json
 from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.objective import is_masked
 from luthier.base.pages import keep_freed_pages
@@ -53,6 +54,8 @@ class Context:
     """Language models by the name of the stage that made them, in order; "base" is what alignment starts from."""
     stages: list[StageFolder] = field(default_factory=list)
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    """When this session began."""
     first_rows: int | None = None
     """Look at no more than these of a streamed source. None: at all of them."""
 
@@ -85,7 +88,9 @@ class Context:
         return seed_for(self.recipe.seed, stage.name if given is None else f"stage seed {given}")
 
     def stage(self, index: int, name: str, settings: Any, inputs: dict[str, str]) -> StageFolder:
-        """The folder of the recipe's stage `index`."""
+        """The folder of the recipe's stage `index`. How far it gets depends on the budget too."""
+        if self.recipe.budget is not None:
+            inputs = inputs | {"budget": hash_of(self.recipe.budget.model_dump(mode="json"))}
         made = stage_folder(
             self.folder,
             index + 1,
@@ -99,14 +104,18 @@ class Context:
             self.watchers,
         )
         made.tidy()
+        if made.done:
+            made.seconds_before = made.record["seconds"]
         self.stages.append(made)
         return made
 
     def made(self, stage: StageFolder) -> None:
         """A stage has made a language model."""
-        self.models[stage.name] = ModelRef(stage.name, stage.path / "model", stage.hash)
+        plan = stage.path / "plan.json"  # under a budget, how far it got is no function of its settings
+        digest = hash_of({"stage": stage.hash, "plan": read_json(plan)}) if plan.exists() else stage.hash
+        self.models[stage.name] = ModelRef(stage.name, stage.path / "model", digest)
         if stage.kind == "pretrain" and self.recipe.base.fresh is not None:
-            self.models["base"] = ModelRef("base", stage.path / "model", stage.hash)
+            self.models["base"] = ModelRef("base", stage.path / "model", digest)
 
     def start(self, init: str | None) -> ModelRef | None:
         """The model a stage starts from; None before anything exists (fresh weights)."""

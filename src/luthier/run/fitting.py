@@ -11,6 +11,7 @@ from luthier.base.events import EventLog
 from luthier.base.nouns import Tokens
 from luthier.base.tuning import Training
 from luthier.model.adapt import trainable
+from luthier.run.budget import most_bytes, pace_for
 from luthier.run.context import Context
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder
@@ -65,6 +66,8 @@ def job_for(
         average=average,
         noise=Noise(learner.lm, stage.neftune, seed) if stage.neftune is not None else None,
         watch=watch,
+        most_bytes=most_bytes(context),
+        pace=pace_for(context, folder, stage, learner, source),
     )
 
 

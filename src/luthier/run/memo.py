@@ -20,7 +20,7 @@ import torch
 
 import luthier
 from luthier.base.errors import UserError
-from luthier.base.events import EventLog, Watcher
+from luthier.base.events import EventLog, Watcher, read_events
 from luthier.base.files import disk_errors, hash_of, hash_path, only_reads, read_json, write_json
 from luthier.train.memory import peak_bytes, reset_peak
 
@@ -82,6 +82,8 @@ class StageFolder:
     inputs: dict[str, str]
     device: str
     watchers: tuple[Watcher, ...]
+    seconds_before: float = 0.0
+    """What earlier sessions have taken."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class StageFolder:
         reset_peak(self.device)
         self.began = time.monotonic()
         before = self.record
-        self.seconds_before = float(before.get("seconds", 0.0))
+        self.seconds_before = float(before.get("seconds", 0.0)) + cut_off_s(self.path / "events.jsonl")
         self.peak_before = int(before.get("peak_bytes", 0))
         self.log = EventLog(self.path / "events.jsonl", self.watchers)
         self.write(done=False)
@@ -141,6 +143,14 @@ class StageFolder:
         self.log.emit("end", seconds=record["seconds"], peak_bytes=record["peak_bytes"])
         self.log.close()
         return record
+
+
+def cut_off_s(events: Path) -> float:
+    """How long the last session was, of a stage that was not finished: from its beginning to the last it told."""
+    began = told = 0.0
+    for event in read_events(events):
+        began, told = event["t"] if event["kind"] == "begin" else began, event["t"]
+    return told - began
 
 
 def stage_folder(

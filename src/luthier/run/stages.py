@@ -149,6 +149,7 @@ def summary(context: Context, metrics: dict[str, Any]) -> dict[str, Any]:
         "guards",
         "parameters",
         "trainable_parameters",
+        "weights_bytes",
         "steps",
         "pairs",
         "heldout",

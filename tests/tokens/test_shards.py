@@ -18,9 +18,9 @@ from luthier.base import store as stores
 from luthier.base.errors import RunError, UserError
 from luthier.base.nouns import Tokens
 from luthier.base.store import open_store
-from luthier.base.stored import Job, Made, stored
 from luthier.tokens import shards as s
 from run.disks import mounted, read_only
+from tokens.written import write
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ORIGIN = (
@@ -48,29 +48,6 @@ def few_open(count: int, bytes_: int):
         patch.setattr(s, "OPEN", count)
         patch.setattr(s, "TOUCHED_BYTES", bytes_)
         yield
-
-
-class Part:
-    """Rows for one shard."""
-
-    share = 1.0
-
-    def __init__(self, number, rows):
-        self.number, self.rows = number, rows
-
-
-def made(dtype, part):
-    shard = s.Shard(dtype)
-    shard.add(part.rows)
-    size = sum(len(row.ids) for row in part.rows)
-    return Made(shard.content(), {"rows": len(part.rows), "sequences": len(part.rows), "tokens": size})
-
-
-def write(folder, parts, dtype="uint32", tokenizer="t"):
-    """These lists of rows as a folder of shards."""
-    key = {"of": "tokens", "tokenizer": tokenizer}
-    stored(folder, Job(key, lambda done: [Part(n, rows) for n, rows in enumerate(parts)], made, dtype, 1))
-    return folder
 
 
 @settings(max_examples=40)

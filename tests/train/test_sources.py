@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.base.errors import UserError
+from luthier.base.store import open_store
+from luthier.tokens.shards import open_shards
 from luthier.train.sources import Packed, Pairs, Pool
+from tokens.written import write
 from train.rows import draw, draw_pairs
 
 
@@ -108,6 +113,49 @@ def test_an_epoch_shows_every_row_once(seed, batch, count):
     backwards = [[o for m in other.at(k).micros for o in m.batch.origins] for k in reversed(range(one.steps))][::-1]
     assert shown == backwards
     assert sorted(o for step in shown for o in step) == sorted(row.origin for row in rows)
+
+
+def on_disk(folder, rows, size=7):
+    """Rows as shards of `size`, about."""
+    parts = [rows[k : k + size] for k in range(0, len(rows), size)]
+    return open_shards(write(open_store("x", folder), parts, "uint16"))
+
+
+def tensors(step):
+    """All that a step is made of."""
+    return [
+        (m.batch.origins, *(v.tolist() for v in vars(m.batch).values() if isinstance(v, torch.Tensor)))
+        for m in step.micros
+    ]
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 60), epochs=st.sampled_from([0.5, 1.0, 2.0]))
+def test_steps_from_disk_are_those_from_memory_in_the_same_order(tmp_path_factory, seed, count, epochs):
+    """The same rows in the same order make the same steps, tensor by tensor, whichever step is asked for first."""
+    rows, others = draw(count, seed=seed % 97), [as_other(row) for row in draw(9, seed=9)]
+    disk = [on_disk(tmp_path_factory.mktemp("d"), part) for part in (rows, others)]
+    sizes = [np.array([len(row.ids) for row in part]) for part in (rows, others)]
+    held = [Pool(rows, 90, "a", sizes[0]), Pool(others, 30, "b", sizes[1])]
+    read = [Pool(disk[0], 90, "a", disk[0].lengths), Pool(disk[1], 30, "b", disk[1].lengths)]
+    one, other = (Packed(pools, seed, 64, epochs, None) for pools in (held, read))
+    assert one.steps == other.steps and one.largest() == other.largest()
+    backwards = [tensors(other.at(k)) for k in reversed(range(other.steps))][::-1]
+    assert [tensors(one.at(k)) for k in range(one.steps)] == backwards
+    assert [one.at(k)[1:] for k in range(one.steps)] == [other.at(k)[1:] for k in range(one.steps)]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.8])
+def test_replay_from_disk_has_its_share(tmp_path, share):
+    rows, others = draw(300, 30, 120), [as_other(r) for r in draw(50, 255, 256, seed=9)]
+    disk = [on_disk(tmp_path / name, part, 40) for name, part in (("a", rows), ("b", others))]
+    tokens = [round(1024 * (1 - share)), round(1024 * share)]
+    source = Packed([Pool(d, t, n, d.lengths) for d, t, n in zip(disk, tokens, "ab", strict=True)], 3, 10**6, 1.0, None)
+    sizes = {row.origin: len(row.ids) for row in rows + others}
+    origins = [o for step in range(source.steps) for m in source.at(step).micros for o in m.batch.origins]
+    assert sorted(o for o in origins if not o.startswith("other")) == sorted(row.origin for row in rows)
+    replayed = sum(sizes[o] for o in origins if o.startswith("other"))
+    assert replayed / sum(sizes[o] for o in origins) == pytest.approx(share, abs=0.01)
 
 
 @settings(max_examples=30)

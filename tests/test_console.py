@@ -245,3 +245,30 @@ def test_tokens_in_colour_and_without():
         out = io.StringIO()
         legend(Console(file=out, width=100, force_terminal=terminal, _environ={}))
         assert "trained" in out.getvalue() and "context" in out.getvalue()
+
+
+READING = [
+    {"kind": "progress", "t": float(t), "name": "web", "what": what, "rows": rows, "total": total, "share": share,
+     "rows_per_s": 1234.5, "seconds_left": left}
+    for t, what, rows, total, share, left in [
+        (1, "reading", 100, None, 0.25, 90.0), (2, "reading", 200, None, 0.5, 60.0), (3, "reading", 400, None, 1, 0.0),
+        (4, "tokenising", 300, 380, 0.8, None), (5, "tokenising", 380, 380, 0.9, 1.0),
+    ]
+]  # fmt: skip
+
+
+def test_a_streamed_source_shows_how_far_it_is():
+    """Elsewhere than on a terminal a line now and then; at the end, always one."""
+    written = io.StringIO()
+    with RunDisplay(Console(file=written, force_terminal=False, width=80)) as display:
+        for event in READING:
+            display(event)
+    assert written.getvalue().splitlines() == [
+        "   web: reading · 400 rows · 1.2 k rows/s",
+        "   web: tokenising · 380/380 rows · 1.2 k rows/s",
+    ]
+    seen = io.StringIO()
+    with RunDisplay(Console(file=seen, force_terminal=True, width=80)) as display:
+        for event in READING:
+            display(event)
+    assert "web: reading · 200 rows · 1.2 k rows/s · 1 min 00 s left" in seen.getvalue()

@@ -77,7 +77,7 @@ RUNAWAY = {
     "steps": 40, "rows": draw(6), "learning_rate": 2 / 3, "schedule": "constant", "warmup_frac": 1.0,
     "checkpoint_every_steps": 5,
 }  # fmt: skip
-"""Six rows, and a rate that rises by 1/60 a step. At the 16th step the loss is 1.3 and about to run away to 2 and more."""
+"""Six rows, and a rate that rises by 1/60 a step. At the 16th the loss is 1.3 and about to run away to 2 and more."""
 DOG = {"window": 10, "factor": 1.5, "slower": 0.125}
 
 

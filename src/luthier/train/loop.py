@@ -104,7 +104,8 @@ def started(job: Job, began: float) -> Facts:
         save_began = time.monotonic()
         save(job, facts)
         save_s = time.monotonic() - save_began
-    if job.pace.allowed is not None:
+    if job.pace.to_be_planned:
+        assert job.pace.allowed is not None
         with job.together.looking():
             most_s = here().told(SPEED_FRAC * job.pace.allowed(evaluate_s, save_s).seconds)
         speed = measure_speed(job, evaluate_s, save_s, max(0.0, most_s))

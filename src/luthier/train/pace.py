@@ -23,8 +23,8 @@ LOOKS = 10
 """Evaluations in a stage, where it asks for no other number and there is time."""
 LOOKS_FRAC = 0.25
 """Most of the time that those may take."""
-STEADY_STEPS = 16
-"""Steps whose mean says how fast the machine is now."""
+STEADY_STEPS = 32
+"""Steps whose mean says how fast the machine is now; fewer where the whole stage has few."""
 
 
 class Allowed(NamedTuple):
@@ -80,6 +80,7 @@ class Pace:
         self.look_s = 0.0
         """Seconds of the last evaluation with its checkpoint."""
         self.steps_s: deque[float] = deque(maxlen=-(-STEADY_STEPS // period) * period)
+        """Of the last steps, in whole rollouts where there are any."""
         if file is not None and file.exists():
             self.go_by(Written(**read_json(file)))
 
@@ -137,8 +138,10 @@ class Pace:
         self.steps_s.append(step_s)
         if look_s is not None:
             self.look_s = look_s
-        enough = len(self.steps_s) >= min(self.steps_s.maxlen or 1, max(3, self.period))
-        if self.written is None or self.allowed is None or done % self.period or done >= self.steps or not enough:
+        enough = min(STEADY_STEPS, max(3, self.plan.first // 10), self.steps_s.maxlen or 1)
+        if self.written is None or self.allowed is None or done % self.period or done >= self.steps:
+            return None
+        if len(self.steps_s) < max(enough, self.period):
             return None
         a_step, left = fmean(self.steps_s), self.written.fit_s - spent_s
         a_step += self.look_s / self.evaluate_every

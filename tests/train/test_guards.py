@@ -167,8 +167,8 @@ def test_sequences_that_see_each_other_are_refused(monkeypatch):
     lm, _ = choose_layout(tiny("llama"))
     whole = ForestPlan.__init__
 
-    def blind(plan, batch, keep=None) -> None:
-        whole(plan, replace(batch, end_T=torch.full_like(batch.end_T, len(batch.ids_T))), keep)
+    def blind(plan, batch, keep=None, prefix=()) -> None:
+        whole(plan, replace(batch, end_T=torch.full_like(batch.end_T, len(batch.ids_T))), keep, prefix)
 
     monkeypatch.setattr(ForestPlan, "__init__", blind)
     refused(g.packed_is_unpacked(lm, draw(40)), "see each other", "please report it")

@@ -19,7 +19,7 @@ from luthier.base.store import open_store
 from luthier.base.stored import Progress
 from luthier.data import chunks as c
 from luthier.data import survey as v
-from luthier.data.dataset import leaked, read_dataset
+from luthier.data.dataset import at_hand, leaked, read_dataset
 
 QUESTIONS = [
     {"question": f"What is {n % 37}?", "answer": f"It is {n % 5}.", "accept": [str(n % 5)], "n": n} for n in range(90)
@@ -71,7 +71,7 @@ def test_a_streamed_source_is_the_source(world, name, size, monkeypatch):
     monkeypatch.setattr(c, "SMALLEST_BYTES", size)
     monkeypatch.setattr(v, "BUCKET_ROWS", 7)
     whole, streamed = read_dataset(name, sources[name], folder), surveyed(folder, name, sources[name], f"s{size}")
-    assert streamed.train == whole.train and streamed.heldout == whole.heldout and whole.heldout
+    assert list(at_hand(streamed)) == whole.train and streamed.heldout == whole.heldout and whole.heldout
     assert list(streamed.rejected) == whole.rejected and len(streamed.rejected) == len(whole.rejected)
     assert streamed.rejected[:1] == whole.rejected[:1]
     assert [streamed.rejected[-1]] == whole.rejected[-1:] if whole.rejected else True
@@ -89,7 +89,7 @@ def test_a_limit_counts_as_it_does_in_memory(world, monkeypatch):
     for limit in (7, 40):
         source = sources["q"].model_copy(update={"limit": limit})
         whole, streamed = read_dataset("q", source, folder), surveyed(folder, "q", source, f"limit{limit}")
-        assert (streamed.train, streamed.heldout, streamed.rows) == (whole.train, whole.heldout, whole.rows)
+        assert (list(at_hand(streamed)), streamed.heldout, streamed.rows) == (whole.train, whole.heldout, whole.rows)
         assert list(streamed.rejected) == whole.rejected
 
 
@@ -100,7 +100,7 @@ def test_samples_are_some_of_the_rows_and_the_counts_are_of_all(world, monkeypat
     monkeypatch.setattr(v, "SAMPLE_BYTES", size // 3)
     monkeypatch.setattr(v, "HELDOUT_BYTES", size // 12)
     streamed = surveyed(folder, "q", sources["q"], "sampled")
-    for some, all_ in ((streamed.train, whole.train), (streamed.heldout, whole.heldout)):
+    for some, all_ in ((list(at_hand(streamed)), whole.train), (streamed.heldout, whole.heldout)):
         assert 0 < len(some) < len(all_)
         assert [row for row in all_ if row in some] == some, "in file order"
     held, kept = len(whole.heldout), len(streamed.heldout)
@@ -124,7 +124,7 @@ def test_it_goes_on_and_is_not_done_again(world, monkeypatch):
     before = (made / "index.json").read_bytes()
     told.clear()
     again = surveyed(folder, "q", sources["q"], "again", tell=told.append)
-    assert len(told) == 1 and (made / "index.json").read_bytes() == before and again.train == first.train
+    assert len(told) == 1 and (made / "index.json").read_bytes() == before and again.heldout == first.heldout
 
 
 def test_a_changed_file_is_another_source(world, tmp_path):
@@ -135,7 +135,7 @@ def test_a_changed_file_is_another_source(world, tmp_path):
     path.write_text(lines(QUESTIONS, 1000).replace("What", "Wh4t"))
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
     after = surveyed(tmp_path, "a", Source(path="a.jsonl"))
-    assert after.hash != before.hash and "Wh4t" in after.train[0].messages[0].content
+    assert after.hash != before.hash and "Wh4t" in next(at_hand(after)).messages[0].content
 
 
 @pytest.mark.parametrize("max_rejected", [0.0, 0.04])
@@ -178,4 +178,4 @@ def test_leaks_are_found_as_in_memory(tmp_path_factory, train, measured):
         if rows:
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             streamed = surveyed(folder, name, Source(path=f"{name}.jsonl", heldout=0))
-            assert streamed.survey.leaked(measured) == leaked(streamed.train, measured)
+            assert streamed.survey.leaked(measured) == leaked(list(at_hand(streamed)), measured)

@@ -54,7 +54,7 @@ class Dataset:
     notes: tuple[str, ...]
     """What a user should know: the format found, columns not used, files left out."""
     survey: Survey | None = None
-    """Of a streamed source: its rows, of which `train` and `heldout` are samples. None: they are all here."""
+    """Of a streamed source: its rows, of which none are in `train`, and some in `heldout`. None: they are all here."""
 
 
 def read_dataset(name: str, source: Source, root: Path, hashed: bool = True) -> Dataset:
@@ -147,6 +147,11 @@ def source_hash(opened: Opened, hashes: Sequence[str]) -> str:
     """Of the files' bytes and of all that the recipe says about the source but its folder."""
     named = [[origin_of(file, opened.path), digest] for file, digest in zip(opened.files, hashes, strict=True)]
     return hash_of([named, opened.conversion.source.model_dump(exclude={"path"})])
+
+
+def at_hand(data: Dataset) -> Iterator[Example]:
+    """The training rows; of a streamed source some of them."""
+    return iter(data.train) if data.survey is None else data.survey.sample()
 
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:

@@ -43,7 +43,7 @@ from luthier.data.dataset import (
 from luthier.data.sources import origin_of
 
 SAMPLE_BYTES = 32 * 2**20
-"""About how much text of the training rows is kept at hand: a new tokenizer is trained on it."""
+"""About how much text of the training rows is kept as it is: a new tokenizer is trained on it."""
 HELDOUT_BYTES = 8 * 2**20
 """About how much text of the held-out rows: what is measured."""
 BUCKET_ROWS = 4_000_000
@@ -111,6 +111,10 @@ class Survey:
         arrays = map_arrays(self.folder.fetch(entry["file"], entry["bytes"], entry["sha256"]))
         return json.loads(arrays.named["told"].tobytes())
 
+    def sample(self) -> Iterator[Example]:
+        """Some of the training rows, in file order."""
+        return (example_of(row) for entry in self.entries for row in self.told(entry)["sample"])
+
     def hashes(self, which: str) -> Iterator[np.ndarray]:
         """uint64, sorted: `content` of every example, or `prints` of every training one, chunk by chunk."""
         for entry in self.entries:
@@ -151,8 +155,8 @@ class RejectedRows(Sequence[Rejected]):
 
 
 def survey(name: str, source: Source, root: Path, store: Store, workers: int, tell: Tell) -> Dataset:
-    """The source called `name` under `data`, its rows left on disk; what is found is kept in `store`. Its `train` and
-    `heldout` are samples, `survey` has the counts.
+    """The source called `name` under `data`, its rows left on disk; what is found is kept in `store`. Its `train` is
+    empty, `heldout` a sample, and `survey` has the counts.
 
     Raises UserError as `read_dataset` does, and for rows that are neither documents nor conversations.
     """
@@ -190,9 +194,7 @@ def survey(name: str, source: Source, root: Path, store: Store, workers: int, te
 
 def dataset_of(found: Survey, opened: Opened, digest: str, twice: int) -> Dataset:
     """What the survey found, as every stage knows it."""
-    told = [found.told(entry) for entry in found.entries]
-    heldout = [example_of(row) for chunk in told for row in chunk["heldout"]]
-    sample = [example_of(row) for chunk in told for row in chunk["sample"]]
+    heldout = [example_of(row) for entry in found.entries for row in found.told(entry)["heldout"]]
     held, train = found.count("heldout"), found.count("train")
     said = f"streamed: {train:,} training rows stay on disk"
     if len(heldout) < held:
@@ -200,7 +202,7 @@ def dataset_of(found: Survey, opened: Opened, digest: str, twice: int) -> Datase
     return Dataset(
         name=found.conversion.name,
         format=found.conversion.format,
-        train=sample,
+        train=[],
         heldout=heldout,
         rejected=RejectedRows(found),
         files=len(opened.files),

@@ -12,6 +12,7 @@ from luthier.base.errors import RunError
 from luthier.base.files import new_folder
 from luthier.base.recipe import Pretrain, Recipe, Sft
 from luthier.base.tuning import PromptTuning, Training
+from luthier.data.dataset import at_hand
 from luthier.model.adapt import add_adapter, checkpoint_adapter, restore_adapter, trainable
 from luthier.model.freeze import freeze
 from luthier.model.load import Loaded, add_chat_template, fresh_model, load_folder, load_tokenizer, save_model, wrap
@@ -124,7 +125,7 @@ def new_tokenizer(context: Context, folder: StageFolder, stage: Pretrain | Sft) 
         fresh = context.recipe.base.fresh
         assert fresh is not None
         names = [stage.data] if isinstance(stage.data, str) else list(stage.data)
-        documents = [t.text for name in names for t in texts(context.dataset(name).train)]
+        documents = [t.text for name in names for t in texts(list(at_hand(context.dataset(name))))]
         if not documents:
             raise RunError(f"{folder.name}: no documents to train a tokenizer on. Give a source of texts.")
         with new_folder(kept) as path:

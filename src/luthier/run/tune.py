@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from luthier.base.errors import RunError
@@ -11,7 +12,7 @@ from luthier.base.files import hash_of
 from luthier.base.nouns import Example, Tokens
 from luthier.base.recipe import Pretrain, Sft
 from luthier.base.tuning import Replay
-from luthier.data.dataset import Dataset, leaked, write_rejected
+from luthier.data.dataset import Dataset, at_hand, leaked, write_rejected
 from luthier.evals.answers import answer_all
 from luthier.evals.intervals import bootstrap_ratio
 from luthier.evals.loss import losses
@@ -32,6 +33,8 @@ from luthier.train.sources import Micro, Packed, Pool
 
 HELDOUT_ROWS = 64
 """Held-out rows looked at during training; the probes measure all of them afterwards."""
+LOOKED_AT = 1000
+"""Conversations of a streamed source among which the round trip through the template is tried."""
 
 
 def sources_of(data: str | dict[str, float], replay: Replay | None) -> dict[str, float]:
@@ -117,7 +120,8 @@ def row_guards(
     """The guards that look at rows only."""
     renderer = learner.renderer
     facts = total(m.facts for m in made.values())
-    conversations = [e for d in data.values() for e in chats(d.train)]
+    some = {source: d.train if d.survey is None else list(islice(at_hand(d), LOOKED_AT)) for source, d in data.items()}
+    conversations = [e for rows in some.values() for e in chats(rows)]
     found = [
         g.supervised_in(facts),
         g.nothing_lost_in(facts, stage.overlong == "truncate"),
@@ -126,7 +130,7 @@ def row_guards(
         leak_guard(context, data),
     ]
     if conversations:
-        answered = total(m.facts for source, m in made.items() if chats(data[source].train))
+        answered = total(m.facts for source, m in made.items() if chats(some[source]))
         if stage.overlong != "truncate" and not (isinstance(stage, Sft) and stage.train_on == "all"):
             found.append(g.answers_end_in(answered))
         found.append(g.round_trip(conversations, renderer))

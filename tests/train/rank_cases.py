@@ -54,6 +54,8 @@ from luthier.train.together import step_as_they_lie
 from train.rows import END, draw, draw_pairs
 
 CPU = torch.device("cpu")
+ALONE = 1
+"""Tokens in a microbatch: each sequence stands alone, however many ranks there are, and has the same dropout."""
 LORA = Lora(rank=4, dropout=0.1)
 
 
@@ -124,7 +126,7 @@ def masked() -> Case:
                 parameter.mul_(0.3)
     lm, how = choose_layout(module)[0], hiding(Masking(), Vocabulary(3, np.arange(4, 128), None), 5)
     made = language(lm, whole(lm))
-    return made._replace(source=Packed([Pool(draw(60), 160, "x")], 3, 60, None, 6, how))
+    return made._replace(source=Packed([Pool(draw(60), 160, "x")], 3, ALONE, None, 6, how))
 
 
 def rows() -> Case:
@@ -136,7 +138,7 @@ def rows() -> Case:
 def lora() -> Case:
     """An adapter with dropout, rows of new tokens beside it."""
     lm = add_adapter(model(), LORA, "policy", 0, (125, 126, 127))
-    return language(lm, adapter(lm, "policy"))
+    return language(lm, adapter(lm, "policy"), ALONE)
 
 
 def reward() -> Case:

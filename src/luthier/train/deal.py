@@ -1,15 +1,20 @@
 """How samples are dealt out to steps, for every method that trains on its own samples: which prompts a rollout asks,
-which of its samples a step takes, and how those are cut into microbatches. All of it is a function of (seed, k)."""
+which of its samples a step takes, and how those are cut into microbatches. All of it is a function of (seed, k). And
+how the microbatches of any step are cut so that all ranks have as much to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from luthier.base.nouns import Sample, Tokens
 from luthier.base.seeds import seed_for
 from luthier.tokens.pack import MIN_SHARED
+from luthier.train.ranks import Ranks, here
+
+Run = TypeVar("Run")
 
 
 def as_tokens(one: Sample, origin: str = "rollout") -> Tokens:
@@ -50,3 +55,20 @@ def cut(sequences: Sequence[Tokens], chosen: Sequence[int], limit: int, shared: 
         size += cost
         last = prompt
     return runs
+
+
+def evenly(split: Callable[[int], list[Run]], limit: int, ranks: Ranks | None = None) -> list[Run]:
+    """The runs that `split` makes of a step at a limit of tokens. Among several ranks, which take them in rounds, at
+    the smallest limit that needs no more rounds than that one: then all are of about one size, and no rank waits."""
+    runs, world = split(limit), (ranks or here()).world
+    if world == 1:
+        return runs
+    most = -(-len(runs) // world) * world
+    low = 1
+    while low < limit:
+        middle = (low + limit) // 2
+        if len(split(middle)) <= most:
+            limit = middle
+        else:
+            low = middle + 1
+    return split(limit)

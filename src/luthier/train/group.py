@@ -23,7 +23,7 @@ from luthier.model.roles import Role, evaluating, steady
 from luthier.model.score import LanguageModel, score
 from luthier.objectives import group_advantages, group_policy, kl_estimate
 from luthier.tokens.pack import forest
-from luthier.train.deal import as_tokens, asked, cut, minibatch
+from luthier.train.deal import as_tokens, asked, cut, evenly, minibatch
 from luthier.train.job import Loss
 from luthier.train.ranks import here
 from luthier.train.sources import Micro, Step
@@ -115,7 +115,8 @@ class GroupRollouts:
         if not how.kl:  # one stays, so that a step in which nothing is learned is a step of gradient 0 all the same
             chosen = [i for i in chosen if rollout.advantage_N[i] != 0] or chosen[:1]
         shared = self.policy.layout == "forest"
-        micros = [self.micro(run) for run in cut(rollout.sequences, chosen, self.microbatch_tokens, shared)]
+        runs = evenly(lambda n: cut(rollout.sequences, chosen, n, shared), self.microbatch_tokens)
+        micros = [self.micro(run) for run in runs]
         return Step(micros, total, sum(m.batch.tokens for m in micros))
 
     def micro(self, chosen: list[int]) -> Micro:

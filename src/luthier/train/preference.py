@@ -20,6 +20,7 @@ from luthier.model.roles import evaluating
 from luthier.model.score import LanguageModel, score, sequence_sums
 from luthier.objectives import dpo, ipo, kto, log_odds, orpo, simpo
 from luthier.tokens.pack import Batch, forest, split_by_tokens
+from luthier.train.deal import evenly
 from luthier.train.job import Loss
 from luthier.train.sources import Micro, Step
 
@@ -201,7 +202,8 @@ class Marked:
         # Answers to one prompt side by side: they share it.
         chosen = sorted(self.which[step], key=lambda i: self.rows[i].ids)
         micros, begin = [], 0
-        for run in split_by_tokens([self.rows[i] for i in chosen], self.microbatch_tokens):
+        rows = [self.rows[i] for i in chosen]
+        for run in evenly(lambda n: split_by_tokens(rows, n), self.microbatch_tokens):
             own = chosen[begin : begin + len(run)]
             begin += len(run)
             data = {"good_N": self.good_N[own], "ref_N": self.ref_N[own]}

@@ -23,7 +23,7 @@ from luthier.model.roles import Roles, evaluating, steady
 from luthier.model.score import head, states
 from luthier.objectives import adapt_kl, clipped_policy, clipped_value, gae, kl_estimate, whiten
 from luthier.tokens.pack import Batch, forest, split_by_tokens
-from luthier.train.deal import as_tokens, asked, cut, minibatch
+from luthier.train.deal import as_tokens, asked, cut, evenly, minibatch
 from luthier.train.job import Loss
 from luthier.train.sources import Micro, Step
 
@@ -106,7 +106,8 @@ class Rollouts:
         groups = minibatch(len(sequences) // samples, self.how.minibatches, self.seed, iteration, epoch, k)
         chosen = [g * samples + s for g in groups for s in range(samples)]
         shared = self.roles.policy.layout == "forest"
-        micros = [self.micro(run) for run in cut(sequences, chosen, self.microbatch_tokens, shared)]
+        runs = evenly(lambda n: cut(sequences, chosen, n, shared), self.microbatch_tokens)
+        micros = [self.micro(run) for run in runs]
         return Step(micros, float(sum(len(m.batch.from_M) for m in micros)), sum(m.batch.tokens for m in micros))
 
     def micro(self, chosen: list[int]) -> Micro:

@@ -15,6 +15,7 @@ from luthier.base.nouns import Tokens
 from luthier.base.seeds import seed_for
 from luthier.tokens.masking import Hiding, pack_hidden
 from luthier.tokens.pack import Batch, forest, split_by_tokens
+from luthier.train.deal import evenly
 from luthier.train.plan import Plan
 from luthier.train.shuffle import Passes
 
@@ -95,14 +96,16 @@ class Packed:
 
     def at(self, step: int) -> Step:
         """See BatchSource."""
-        runs = zip(self.pools, self.plan.at(step), strict=True)
-        chosen = [pool.sequences[i] for pool, rows in runs for i in rows.tolist()]
+        taken = zip(self.pools, self.plan.at(step), strict=True)
+        chosen = [pool.sequences[i] for pool, rows in taken for i in rows.tolist()]
         tokens = sum(len(s.ids) for s in chosen)
         if self.hiding is not None:  # before the microbatches are cut: how they are changes nothing that is hidden
             shown = [self.hiding(sequence, step, row) for row, sequence in enumerate(chosen)]
-            micros = [Micro(pack_hidden(run), {}) for run in split_by_tokens(shown, self.microbatch_tokens)]
+            hidden = evenly(lambda n: split_by_tokens(shown, n), self.microbatch_tokens)
+            micros = [Micro(pack_hidden(run), {}) for run in hidden]
             return Step(micros, float(sum(len(row.at) for row in shown)), tokens)
-        micros = [Micro(forest(run), {}) for run in split_by_tokens(chosen, self.microbatch_tokens)]
+        runs = evenly(lambda n: split_by_tokens(chosen, n), self.microbatch_tokens)
+        micros = [Micro(forest(run), {}) for run in runs]
         return Step(micros, float(sum(sum(s.weights[1:]) for s in chosen)), tokens)
 
 
@@ -140,7 +143,8 @@ class Pairs:
         """See BatchSource."""
         chosen = self._chosen(step)
         micros, begin = [], 0
-        for run in split_pairs([self.pairs[i] for i in chosen], self.microbatch_tokens):
+        pairs = [self.pairs[i] for i in chosen]
+        for run in evenly(lambda n: split_pairs(pairs, n), self.microbatch_tokens):
             which = chosen[begin : begin + len(run)]
             begin += len(run)
             micros.append(pair_micro(run, {name: values_P[which] for name, values_P in self.facts.items()}))

@@ -1,13 +1,13 @@
 """Token sequences on disk, read at random: one file of arrays a shard, mapped into memory.
 
-  ids         uint16, or uint32 where the vocabulary needs it: the tokens of all sequences, one after the other
-  starts      uint64 [n+1]: where each sequence begins in `ids`, and where the last one ends
-  runs        uint32: lengths of runs of equal weights; of weights 0 and 1 in turn, beginning with 0
-  run_starts  uint64 [n+1]: where each sequence's runs begin
-  values      float64: the weight of each run, only where there are others than 0 and 1
-  file        uint32 [n], place int64 [n]: origins. place 17 is "faq.csv:17", -4 is "faq.json[3]", 0 is "leave.md"
+  ids     uint16, or uint32 where the vocabulary needs it: the tokens of all sequences, one after the other
+  runs    uint32: lengths of runs of equal weights; of weights 0 and 1 in turn, beginning with 0
+  values  float64: the weight of each run, only where there are others than 0 and 1
+  rows    uint64 [n+1, 4], flat: where each sequence begins in `ids` and in `runs`, and its origin: file and place.
+          Place 17 is "faq.csv:17", -4 (as two's complement) is "faq.json[3]", 0 is "leave.md". The last says where
+          the sequences end.
 
-What is read is counted neither in number nor in size by the memory of the process: pages are let go again.
+Reading takes the process no more memory the more there is to read: pages are let go again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from luthier.base.stored import INDEX, Entry, read_index
 
 OPEN = 256
 """Shards that are mapped at once; each holds an open file."""
-TOUCHED_BYTES = 64 * 2**20
+TOUCHED_BYTES = 128 * 2**20
 """Memory that reading may take before it is let go."""
-A_READ_BYTES = 256 * 2**10
-"""What one sequence touches: the system maps the pages around each that is asked for."""
+A_READ_BYTES = 192 * 2**10
+"""What one sequence touches: the system maps the pages around each that is asked for, 64 kB in three places."""
 LENGTHS = "lengths.npy"
 PLACE = re.compile(r"(.*)(?::([1-9][0-9]{0,17})|\[(0|[1-9][0-9]{0,17})\])", re.S)
 ONE = np.float64(1).view(np.int64)
@@ -74,13 +74,14 @@ class Shard:
         bits = joined(self.values, np.float64).view(np.int64)
         plain = bool(((bits == 0) | (bits == ONE)).all())
         runs = [in_turn(n, v) for n, v in zip(self.lengths, self.values, strict=True)] if plain else self.lengths
+        rows = np.zeros((len(self.ids) + 1, 4), dtype=np.int64)
+        rows[1:, 0] = np.cumsum([len(one) for one in self.ids])
+        rows[1:, 1] = np.cumsum([len(one) for one in runs])
+        rows[:-1, 2:] = np.array(self.origins, dtype=np.int64).reshape(-1, 2)
         arrays = {
             "ids": joined(self.ids, self.dtype),
-            "starts": starts([len(one) for one in self.ids]),
             "runs": joined(runs, np.uint32),
-            "run_starts": starts([len(one) for one in runs]),
-            "file": np.array([name for name, _ in self.origins], dtype=np.uint32),
-            "place": np.array([place for _, place in self.origins], dtype=np.int64),
+            "rows": rows.view(np.uint64).reshape(-1),
         }
         if not plain:
             arrays["values"] = joined(self.values, np.float64)
@@ -95,11 +96,6 @@ def in_turn(lengths: np.ndarray, values: np.ndarray) -> np.ndarray:
 def joined(parts: Sequence[np.ndarray], dtype: str | type) -> np.ndarray:
     """One array of all parts."""
     return np.concatenate([*parts, np.empty(0)]).astype(dtype) if not parts else np.concatenate(parts).astype(dtype)
-
-
-def starts(sizes: Sequence[int]) -> np.ndarray:
-    """Where each of some parts begins, and where the last one ends."""
-    return np.concatenate([[0], np.cumsum(sizes, dtype=np.uint64)]).astype(np.uint64)
 
 
 def taken_apart(origin: str) -> tuple[str, int]:
@@ -128,6 +124,7 @@ class TokenShards(Sequence[Tokens]):
         self.checked: set[int] = set()
         self.touched: dict[int, Arrays] = {}
         self.reads = 0
+        self.bytes = sum(entry["bytes"] for entry in entries)
         self.lengths = lengths_of(self)
         """uint32 [N], mapped: tokens of every sequence."""
 
@@ -151,12 +148,13 @@ class TokenShards(Sequence[Tokens]):
         at = index - int(self.stops[number - 1] if number else 0)
         arrays, files = self._shard(number)
         named = arrays.named
-        ids = named["ids"][named["starts"][at] : named["starts"][at + 1]].tolist()
-        of_runs = slice(named["run_starts"][at], named["run_starts"][at + 1])
-        runs = named["runs"][of_runs]
-        values = named["values"][of_runs] if "values" in named else np.arange(len(runs)) % 2.0
+        # of this row and the next: where it begins and ends
+        begin, first, file, place, end, last = named["rows"][4 * at : 4 * at + 6].tolist()
+        ids = named["ids"][begin:end].tolist()
+        runs = named["runs"][first:last]
+        values = named["values"][first:last] if "values" in named else np.arange(last - first) % 2.0
         weights = np.repeat(values, runs).tolist()
-        origin = put_together(files[named["file"][at]], int(named["place"][at]))
+        origin = put_together(files[file], place - 2**64 if place >= 2**63 else place)
         self._let_go_of(number, arrays)
         return Tokens(tuple(ids), tuple(weights), origin)
 
@@ -185,7 +183,7 @@ class TokenShards(Sequence[Tokens]):
         """Counts a read; now and then gives back what the last ones touched."""
         self.touched[number] = arrays
         self.reads += 1
-        if self.reads * A_READ_BYTES >= TOUCHED_BYTES:
+        if self.reads * A_READ_BYTES >= TOUCHED_BYTES and self.bytes > TOUCHED_BYTES:
             for read in self.touched.values():
                 read.let_go()
             self.touched, self.reads = {}, 0
@@ -211,7 +209,7 @@ def lengths_of(shards: TokenShards) -> np.ndarray:
                 np.lib.format.write_array_header_1_0(file, header)
                 for number in range(len(shards.entries)):
                     arrays, _ = shards._shard(number)
-                    file.write(np.diff(arrays.named["starts"]).astype(np.uint32).tobytes())
+                    file.write(np.diff(arrays.named["rows"][::4]).astype(np.uint32).tobytes())
                     arrays.let_go()
             os.replace(beside, path)
         finally:

@@ -34,9 +34,11 @@ from luthier.model.verify import choose_layout
 from luthier.objectives import bradley_terry, nll
 from luthier.tokens.masking import Vocabulary, hiding
 from luthier.tokens.pack import forest
+from luthier.train.average import Average
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.group import Asked, GroupRollouts, Judge, group_loss
 from luthier.train.loop import Job, Loss, fit
+from luthier.train.noise import Noise
 from luthier.train.optim import optimizers
 from luthier.train.preference import (
     KtoReference,
@@ -226,6 +228,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "muon": lambda: full(optimizer="muon"),
     "adafactor": lambda: full(optimizer="adafactor"),
     "lion": lambda: full(optimizer="lion"),
+    "extras": lambda: full(ema=0.8, neftune=2.0, layer_decay=0.7),
     "tied": tied,
     "masked": masked,
     "rows": rows,
@@ -263,11 +266,13 @@ def job_of(case: Case, folder: Path, lost_at: int | None = None) -> Job:
     parameters = {**trainable(case.lm.module), **{name: head.weight for name, head in case.heads.items()}}
     steppers = optimizers(parameters, case.how)
     states = {**steppers, **case.heads, **case.states}
+    average = Average(how.ema) if how.ema else None
+    states |= {} if average is None else {"average": average}
     checkpoints = Checkpoints(folder / "checkpoints", case.weights, states, parameters)
     log = EventLog(folder / "events.jsonl")
     return Job(
         case.lm.module, list(parameters.values()), steppers, case.source, case.loss, evaluate, how, checkpoints, log, 7,
-        CPU,
+        CPU, average=average, noise=Noise(case.lm, how.neftune, 7) if how.neftune else None,
     )  # fmt: skip
 
 

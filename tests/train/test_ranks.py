@@ -23,7 +23,7 @@ from train.several import finished, said, start
 LOOSE = {"muon": 5e-5, "masked": 5e-5}
 """How near weights are where rounding weighs more: Muon computes in bfloat16, where the last bit of a gradient may move
 an update by a hundredth; the gradient of a key's bias (BERT) is 0 but for rounding, which AdamW divides by itself."""
-STOPPED = {"full": 4, "adafactor": 4, "lora": 4, "reward": 4, "ppo": 5}
+STOPPED = {"full": 4, "extras": 4, "adafactor": 4, "lora": 4, "reward": 4, "ppo": 5}
 """Cases that are also stopped, and before which evaluation: PPO has checkpoints after every second step."""
 
 

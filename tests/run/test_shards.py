@@ -16,7 +16,9 @@ from luthier.base.events import read_events
 from luthier.base.files import read_json
 from luthier.data import chunks
 from luthier.run.stages import check_recipe
+from luthier.train.ranks import joined
 from run.small import finish, kill_at, results, run_small, small_world, stage_folders, start_small
+from train.several import finished, said, start
 
 pytestmark = pytest.mark.xdist_group("small road")
 
@@ -107,12 +109,33 @@ def test_another_run_finds_the_shards(world):
 
 def test_killed_and_resumed_is_uninterrupted(world, tmp_path):
     recipe, run = world
-    child, said = start_small(recipe, tmp_path / "out")
-    assert kill_at(child, tmp_path / "out" / "small", "pretrain", "step", 5), said.read_text()
+    child, told = start_small(recipe, tmp_path / "out")
+    assert kill_at(child, tmp_path / "out" / "small", "pretrain", "step", 5), told.read_text()
     finish(*start_small(recipe, tmp_path / "out"))
     again = tmp_path / "out" / "small"
     assert results(again) == results(run)
     assert [e["kind"] for e in read_events(stage_folders(again)["pretrain"] / "events.jsonl")].count("resume") == 1
+
+
+def in_one_of_two(recipe, out):
+    """What each of two processes does."""
+    with joined():
+        run_small(recipe, out)
+
+
+def test_two_processes_make_the_shards_once(world, tmp_path):
+    """The main one makes them, the other finds them, and both train on them."""
+    recipe, run = world
+    ranks = start(2, tmp_path / "said", in_one_of_two, recipe, tmp_path / "out")
+    assert finished(ranks) == [0, 0], said(tmp_path / "said")
+    made = [
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*.safetensors")}
+        for out in (run.parent / "shards", tmp_path / "out" / "shards")
+    ]
+    assert made[0] == made[1]
+    both = [stage_folders(one)["sft"] for one in (run, tmp_path / "out" / "small")]
+    losses = [[e["loss"] for e in read_events(folder / "events.jsonl") if e["kind"] == "step"] for folder in both]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and len(losses[0]) == 4
 
 
 def test_a_check_looks_at_the_first_rows_only(world, tmp_path):

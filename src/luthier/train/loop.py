@@ -139,7 +139,8 @@ def turn(job: Job, plan: Written | None) -> None:
         before = job.pace.steps
         job.pace.write(plan)
         at, steps = plan.turns[-1]
-        text = f"the machine has become slower: {steps:,} steps instead of {before:,}, the schedule ends with them"
+        how = "slower" if steps < before else "faster again"
+        text = f"the machine has become {how}: {steps:,} steps instead of {before:,}, the schedule ends with them"
         job.log.emit("plan", step=at, steps=steps, asked=plan.asked_steps, text=text)
 
 

@@ -1,8 +1,8 @@
 """How many steps a stage takes: as many as it asks for, or as many as a time budget leaves it.
 
 Planned before step 0 from the measured speed, so that the schedule is that of the steps that are taken. Where the
-machine turns slower than it was, the plan turns: fewer steps, and the rest of the schedule passed faster. The plan is a
-file of the stage's folder; a resumed stage goes by it.
+machine turns slower than it was, the plan turns: fewer steps, and the rest of the schedule passed faster; more again,
+up to those planned, when it recovers. The plan is a file of the stage's folder; a resumed stage goes by it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ LOOKS = 10
 LOOKS_FRAC = 0.25
 """Most of the time that those may take."""
 STEADY_STEPS = 32
-"""Steps whose mean says how fast the machine is now; fewer where the whole stage has few."""
+STEADY_FRAC = 0.05
+"""Fewest steps, and share of the stage, whose mean says how fast the machine is now: a moment's work of another program
+in a long stage is none of its speed."""
+RECOVERED = 1.25
+"""A plan that was cut gets steps back when this many times as many fit."""
 
 
 class Allowed(NamedTuple):
@@ -79,7 +83,7 @@ class Pace:
         self.written: Written | None = None
         self.look_s = 0.0
         """Seconds of the last evaluation with its checkpoint."""
-        self.steps_s: deque[float] = deque(maxlen=-(-STEADY_STEPS // period) * period)
+        self.steps_s: deque[float] = deque(maxlen=self.whole(STEADY_STEPS))
         """Of the last steps, in whole rollouts where there are any."""
         if file is not None and file.exists():
             self.go_by(Written(**read_json(file)))
@@ -99,6 +103,8 @@ class Pace:
         self.written, self.evaluate_every = written, written.evaluate_every
         self.plan = Plan(written.planned_steps, turns_of(written.turns))
         self.look_s = written.evaluate_s + written.save_s
+        window = max(STEADY_STEPS, int(STEADY_FRAC * written.planned_steps))
+        self.steps_s = deque(self.steps_s, maxlen=self.whole(window))
 
     def write(self, written: Written) -> None:
         """Takes over a plan, and puts it on disk."""
@@ -134,7 +140,7 @@ class Pace:
 
     def passed(self, done: int, step_s: float, spent_s: float, look_s: float | None) -> Written | None:
         """Takes in a step, and the evaluation after it if there was one. The plan, if it must turn: the machine is too
-        slow for it now."""
+        slow for it now, or not any more."""
         self.steps_s.append(step_s)
         if look_s is not None:
             self.look_s = look_s
@@ -145,12 +151,12 @@ class Pace:
             return None
         a_step, left = fmean(self.steps_s), self.written.fit_s - spent_s
         a_step += self.look_s / self.evaluate_every
-        if (self.steps - done) * a_step + self.look_s <= left:
+        planned, fit = self.steps - done, self.whole(int((left * (1 - MARGIN_FRAC) - self.look_s) / a_step))
+        too_slow = planned * a_step + self.look_s > left and fit < planned
+        recovered = self.steps < self.plan.first and fit > RECOVERED * planned
+        if not (too_slow or recovered):
             return None
-        more = self.whole(int((left * (1 - MARGIN_FRAC) - self.look_s) / a_step))
-        if done + more >= self.steps:
-            return None
-        turned = self.plan.turned(done, done + more)
+        turned = self.plan.turned(done, min(self.plan.first, done + fit))
         return replace(self.written, turns=[[turn.at, turn.steps] for turn in turned.turns])
 
     def facts(self) -> dict[str, Any]:

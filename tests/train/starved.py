@@ -1,15 +1,16 @@
-"""A process with little memory left, which trains: `python starved.py FOLDER MIB`. Prints what came of it as JSON.
-The limit is on the address space, so that torch's allocator meets it as on a full machine."""
+"""A process with little memory left, which trains, and writes what came of it. The limit is on the address space, so
+that torch's allocator meets it as on a full machine."""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import resource
-import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from luthier.base.files import read_json, write_json
 from luthier.base.pages import keep_freed_pages
 from luthier.train.loop import fit
 from luthier.train.trial import try_largest
@@ -20,7 +21,18 @@ TOKENS = 1_000_000
 """Of a step and of a microbatch: all rows at once."""
 
 
-def main(folder: Path, mib: int) -> None:
+def starved(folder: Path, mib: int) -> dict[str, Any]:
+    """What comes of `train` in a process of its own."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["luthier.run.stages"])
+    child = server.Process(target=train, args=(folder, mib), daemon=True)
+    child.start()
+    child.join(300)
+    assert child.exitcode == 0, f"exit code {child.exitcode}"
+    return read_json(folder / "found.json")
+
+
+def train(folder: Path, mib: int) -> None:
     """Tries and takes two steps of 80 rows (about 12,000 tokens) with `mib` MiB to spare; then tries one row of 12,000
     tokens."""
     torch.set_num_threads(1)
@@ -35,8 +47,4 @@ def main(folder: Path, mib: int) -> None:
     losses = [e["loss"] for e in told(folder / "many", "step")]
     alone = try_largest(one, 0)
     facts = {"tried": [tried.ok, tried.detail], "losses": losses, "facts": used.facts(many)}
-    print(json.dumps({**facts, "alone": [alone.ok, alone.detail]}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    write_json(folder / "found.json", {**facts, "alone": [alone.ok, alone.detail]})

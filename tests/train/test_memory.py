@@ -4,9 +4,6 @@ has little; else where a loss says so at a certain size, as the allocators do.""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from luthier.train.sources import Pairs
 from luthier.train.trial import try_largest
 from train.jobs import equal, job, lm_loss, small, told, weights
 from train.rows import draw, draw_pairs
+from train.starved import starved
 
 FULL = {
     "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
@@ -153,13 +151,7 @@ def test_trying_changes_nothing_whatever_has_a_state(tmp_path):
 
 def test_a_process_with_little_memory_trains_all_the_same(tmp_path):
     """For real: 12,000 tokens take about 100 MiB at once, and there are 40."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    child = Path(__file__).with_name("starved.py")
-    done = subprocess.run(
-        [sys.executable, str(child), str(tmp_path), "40"], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = starved(tmp_path, 40)
     asked, used = found["facts"]["microbatch_tokens"].values()
     assert found["tried"][0] and used < 6000 < asked
     whole = small()

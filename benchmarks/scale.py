@@ -220,7 +220,7 @@ def picture(found: dict[str, dict[str, float]]) -> str:
     """Two panels over the number of examples: tokens/s, and peak memory."""
     sizes = [int(size) for size in found]
     panels = [
-        ("tokens a second, relative to 1,000 examples", 1.5, "", [
+        ("tokens a processor second, of that at 1 k", 1.5, "", [
             ("preparing batches", "#2b6cb0", relative(found, "prepare_cpu")),
             ("training a tiny Llama", "#c05621", relative(found, "train_cpu")),
         ]),
@@ -261,7 +261,7 @@ def panel(left: int, sizes: list[int], title: str, most: float, unit: str, lines
         parts.append(f'<polyline class="l" stroke="{colour}" points="{points}"/>')
         dots = zip(sizes, values, strict=True)
         parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3" fill="{colour}"/>' for s, v in dots]
-        at = f'x="{left + 118 * k}" y="{TOP + HEIGHT + 42}"'
+        at = f'x="{left - 30 + 150 * k}" y="{TOP + HEIGHT + 42}"'
         parts.append(f'<text {at} style="fill:{colour}">— {label}</text>')
     return "".join(parts)
 

@@ -279,7 +279,8 @@ def curves(stage: Stage) -> dict[str, Any]:
     large = [k for k in LARGE.get(stage.kind, ("loss",)) if k in keys]
     rest = sorted((k for k in keys if k not in large), key=lambda k: list(TITLES).index(k) if k in TITLES else 99)
     lone = [name for name in measured if name.removeprefix("heldout_") not in keys]
-    marks = [(e["step"], "resumed") for e in stage.events if e["kind"] == "resume"][-3:]
+    moments = {"resume": "resumed", "rollback": "went back"}
+    marks = [(e["step"], moments[e["kind"]]) for e in stage.events if e["kind"] in moments][-3:]
     alone = len(large) == 1 and len(rest) + len(lone) <= 2
     draw: Callable[..., str] = lambda key, **how: chart(key, steps, measured, stage, **how)  # noqa: E731
     return {

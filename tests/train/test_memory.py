@@ -149,6 +149,18 @@ def test_trying_changes_nothing_whatever_has_a_state(tmp_path):
     assert equal(weights(lm), weights(plain))
 
 
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])
+def test_trying_a_step_that_is_not_finite_leaves_the_weights(name, tmp_path):
+    lm = small()
+    before = weights(lm)
+    spoilt = lambda micro: Loss(lm_loss(lm)(micro).total * float("nan"), {})  # noqa: E731
+    made = job(tmp_path / "nan", lm, loss=spoilt, optimizer=name)
+    assert try_largest(made, 0).ok and equal(before, weights(lm))
+    with pytest.raises(RunError, match="step 0: the loss is nan"):  # which is said when it is to be taken
+        fit(made)
+    assert json.loads((tmp_path / "nan" / "failed.json").read_text())["weights_finite"]
+
+
 def test_a_process_with_little_memory_trains_all_the_same(tmp_path):
     """For real: 12,000 tokens take about 100 MiB at once, and there are 40."""
     found = starved(tmp_path, 40)

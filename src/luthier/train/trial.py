@@ -1,7 +1,7 @@
 """What is tried before step 0, and changes nothing: whether the largest step fits into memory, and how fast steps are.
 
-A trial steps with a learning rate of 0, which moves no weight and gives the optimizers their states; then those are
-forgotten, and whatever else has a state gets back the one that it had.
+A trial steps with a learning rate of 0 and gradients of 0, which moves no weight and gives the optimizers their states;
+then those are forgotten, and whatever else has a state gets back the one that it had.
 """
 
 from __future__ import annotations
@@ -51,9 +51,12 @@ def trial(job: Job, made: BatchSource | None = None) -> Iterator[BatchSource]:
 
 
 def stand_still(job: Job) -> None:
-    """A step of rate 0 with the gradients as they are."""
+    """All that a step does once it has its gradients, at rate 0 and with gradients of 0: 0 · NaN is no 0."""
     job.together.sum_gradients()
     job.together.clip(job.how.clip_norm or math.inf)
+    for parameter in job.parameters:
+        if parameter.grad is not None:
+            parameter.grad.zero_()
     for optimizer in job.optimizers.values():
         set_rate(optimizer, 0.0)
     job.together.step()

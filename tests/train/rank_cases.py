@@ -8,24 +8,31 @@ gradients of models in shards to those of whole ones.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
 
 from architectures import tiny, tiny_encoder
 from luthier.base.alignment import Dpo, Grpo, Kto, Ppo, Reward
+from luthier.base.errors import UserError
 from luthier.base.events import EventLog, read_events
 from luthier.base.nouns import Chat
 from luthier.base.recipe import Pretrain
-from luthier.base.tuning import Lora, Masking
+from luthier.base.tuning import Lora, Masking, Quantize
 from luthier.model.adapt import add_adapter, checkpoint_adapter, only, restore_adapter, trainable
 from luthier.model.heads import scalar_head, sequence_scores
+from luthier.model.load import wrap
+from luthier.model.quantise import loading
 from luthier.model.roles import separate_roles, shared_roles
 from luthier.model.score import LanguageModel, score
 from luthier.model.shard import Shards, is_cut
@@ -114,7 +121,7 @@ def full(**settings: Any) -> Case:
 
 
 def tied() -> Case:
-    """Tied embeddings, activations recomputed, one microbatch a step, so that a rank has nothing of its own to do."""
+    """Tied embeddings, activations recomputed; one process takes a step in one microbatch."""
     lm = model(tied=True, checkpointing=True)
     return language(lm, whole(lm), microbatch_tokens=100_000)
 
@@ -141,6 +148,17 @@ def lora() -> Case:
     """An adapter with dropout, rows of new tokens beside it."""
     lm = add_adapter(model(), LORA, "policy", 0, (125, 126, 127))
     return language(lm, adapter(lm, "policy"), ALONE)
+
+
+def qlora() -> Case:
+    """An adapter on a base in few bits, which every rank holds whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        core = model().core  # saved by hand: transformers' save_pretrained writes on the first of several ranks only
+        core.config.to_json_file(Path(folder) / "config.json", use_diff=False)
+        save_file(core.state_dict(), Path(folder) / "model.safetensors", {"format": "pt"})
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **loading(Quantize(), "cpu"))
+    lm = add_adapter(wrap(module, None, "cpu", torch.float32).lm, Lora(rank=4), "policy", 0)
+    return language(lm, adapter(lm, "policy"))
 
 
 def reward() -> Case:
@@ -233,6 +251,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "masked": masked,
     "rows": rows,
     "lora": lora,
+    "qlora": qlora,
     "reward": reward,
     "dpo": dpo,
     "kto": kto,
@@ -339,6 +358,14 @@ def shards_drift() -> dict[str, float]:
     return drift
 
 
+def refused() -> str:
+    """What is said of an optimizer that cannot step shards."""
+    case = full(optimizer="adamw8bit")
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(UserError) as stop:
+        fit(job_of(case, Path(folder)))
+    return str(stop.value)
+
+
 def main(folder: Path, names: list[str]) -> None:
     """One rank at work on some cases."""
     with joined() as ranks:
@@ -347,7 +374,8 @@ def main(folder: Path, names: list[str]) -> None:
             if at:
                 lose(case, folder / case, int(at))
             else:
-                found = shards_drift() if case == "shards" else curve(case, folder / case)._asdict()
+                other = {"shards": shards_drift, "refused": refused}
+                found = other[case]() if case in other else curve(case, folder / case)._asdict()
                 if ranks.is_main:
                     torch.save(found, folder / f"{case}.pt")
             ranks.meet()

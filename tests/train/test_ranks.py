@@ -45,7 +45,7 @@ def two(tmp_path_factory):
         lose(name, folder / "from one" / name, at)
     stopped = folder / "stopped"
     ranks = start(2, stopped, main, stopped, [f"{name}@{at}" for name, at in STOPPED.items()])
-    others = start(2, folder, main, folder, ["shards", *CASES])
+    others = start(2, folder, main, folder, ["shards", "refused", *CASES])
     assert finished(ranks) == [0, 0], said(stopped)
     # The same stop goes on in two processes and in one.
     shutil.copytree(stopped, folder / "to two")
@@ -95,6 +95,10 @@ def test_gradients_of_shards_are_those_of_the_whole(two):
     assert len(drift) == 7
     for name, worst in drift.items():
         assert worst <= 2e-6, (name, worst)  # in bfloat16 too: shards are rounded where autocast rounds
+
+
+def test_an_optimizer_that_cannot_step_shards_is_refused(two):
+    assert "adamw8bit" in torch.load(two / "refused.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("name", STOPPED)

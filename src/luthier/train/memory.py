@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from luthier.base.errors import RunError
 from luthier.base.pages import give_back_freed_pages
 from luthier.train.job import Job, clear_gradients
 from luthier.train.ranks import here
@@ -56,7 +57,7 @@ def ran_out(error: BaseException) -> bool:
 def within_memory(job: Job, source: BatchSource, step: int, work: Callable[[Step], T]) -> tuple[Step, T] | str:
     """Does `work` on the microbatches of a step, which must change no weights. When memory runs out, does it anew with
     half the microbatch limit, down to one sequence at a time; then returns why not even that fits. Among several ranks
-    the error is raised at once: the others wait for this one in the middle of a step."""
+    RunError is raised at once: the others wait for this one in the middle of a step."""
     while True:
         item: Step | None = None
         try:
@@ -64,9 +65,15 @@ def within_memory(job: Job, source: BatchSource, step: int, work: Callable[[Step
                 item = source.at(step)
             return item, work(item)
         except (RuntimeError, MemoryError) as error:
-            if not ran_out(error) or here().world > 1:
+            if not ran_out(error):
                 raise
             why = in_words(error)
+            if here().world > 1:
+                raise RunError(
+                    f"{job.checkpoints.folder.parent}: step {step} ran out of memory on rank {here().rank} ({why}). "
+                    f"Set microbatch_tokens below {source.microbatch_tokens}: the mathematics stays the same. Or set "
+                    "gradient_checkpointing: true, or take more ranks. What is done is kept."
+                ) from error
         # Out here the error is gone, and with it the tensors of the frames that it came through.
         make_room(job)
         if (smaller := halved(source, item, step)) is None:

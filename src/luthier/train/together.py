@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from luthier.base.errors import UserError
 from luthier.model.shard import Shards, can_cut, full, own
 from luthier.train.checkpoint import Checkpoints
 from luthier.train.ranks import here
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 ELEMENTWISE = ("AdamW", "Adam", "SGD", "Lion")
 """Optimizers whose update of a number depends on that number's history alone: they step on shards as they are."""
+
+WHOLE_BLOCKS = ("AdamW8bit",)
+"""Optimizers that share scales between neighbouring numbers: they step neither shards nor what is gathered anew."""
 
 
 class Together:
@@ -46,10 +50,17 @@ class Together:
 
     def cut(self) -> None:
         """Cuts the model over the ranks, with the optimizers' states. Raises RunError where the ranks do not hold the
-        same weights."""
-        if self.ranks.world == 1 or self.shards is not None or not can_cut(self.module):
+        same weights, UserError where an optimizer cannot step shards."""
+        if self.ranks.world == 1 or self.shards is not None:
             return
         self.ranks.agree("the model", fingerprint(self.module))
+        if not can_cut(self.module):
+            return
+        if any(type(optimizer).__name__ in WHOLE_BLOCKS for optimizer in self.optimizers.values()):
+            raise UserError(
+                "optimizer: adamw8bit holds its state in blocks of whole weights, which lie in shards in a run of "
+                "several processes. Take adamw (its state is in shards too), lion or adafactor."
+            )
         plain = dict(self.module.named_parameters())
         self.shards = Shards(self.module, self.ranks.world, self.dtype)
         self.swap(plain, dict(self.module.named_parameters()))

@@ -10,6 +10,7 @@ import torch
 from transformers.optimization import Adafactor
 
 from architectures import tiny
+from luthier.base.errors import UserError
 from luthier.base.tuning import Lora, PTuning, Training
 from luthier.model.adapt import add_adapter, trainable
 from luthier.model.verify import choose_layout
@@ -160,6 +161,15 @@ def test_adamw_in_8_bits_comes_as_near_to_a_minimum_as_in_32():
     left = {name: float(((end - goal) ** 2).mean().sqrt() / away) for name, end in ends.items()}
     assert left["adamw"] < 0.004 and left["adamw8bit"] < 0.004, left
     assert ((ends["adamw"] - ends["adamw8bit"]) ** 2).mean().sqrt() / away < 0.002
+
+
+def test_adamw_in_8_bits_without_its_library_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("luthier.model.quantise.find_spec", lambda name: None)
+    with pytest.raises(UserError) as refused:
+        optimizers({"a.weight": torch.nn.Parameter(torch.ones(2, 2))}, Training(optimizer="adamw8bit"))
+    assert refused.value.problems == [
+        'optimizer: adamw8bit: needs bitsandbytes, which is not installed. pip install "luthier[quant]"'
+    ]
 
 
 LLAMA = ["model.embed_tokens.weight", *(f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)),

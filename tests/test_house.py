@@ -40,7 +40,7 @@ LIBRARIES = {
     "pydantic": ["base/*"],
     "pydantic_core": ["base/*"],
     "rich": ["cli.py", "console.py", "doctor.py"],
-    "safetensors": ["model/*", "train/checkpoint.py"],
+    "safetensors": ["base/arrays.py", "model/*", "train/checkpoint.py"],
     "tokenizers": ["tokens/tokenizer.py"],
     "torch": ["objectives.py", "tokens/*", "model/*", "generate.py", "train/*", "evals/*", "run/*", "doctor.py"],
     "transformers": ["tokens/tokenizer.py", "model/*"],

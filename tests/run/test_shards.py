@@ -88,9 +88,9 @@ def test_how_the_rows_are_cut_and_where_they_are_kept_changes_nothing(world, tmp
     recipe, run = world
     monkeypatch.setattr(chunks, "SMALLEST_BYTES", 2000)
     fsspec.filesystem("memory").store.clear()
-    again = run_small(recipe, tmp_path / "out", "shards=memory://bucket/shards")
+    again = run_small(recipe, tmp_path / "out", "shards=memory://of-a-run/shards")
     assert results(again) == results(run)
-    kept = fsspec.filesystem("memory").ls("/bucket/shards", detail=False)
+    kept = fsspec.filesystem("memory").ls("/of-a-run/shards", detail=False)
     assert len(kept) == 5, "two sources were looked at, and one was tokenised for two stages"
     assert all(len(fsspec.filesystem("memory").ls(folder)) > 5 for folder in kept)
     fsspec.filesystem("memory").store.clear()

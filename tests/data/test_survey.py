@@ -83,6 +83,17 @@ def test_a_streamed_source_is_the_source(world, name, size, monkeypatch):
     assert len(found.entries) > 1 or size == 10**6
 
 
+@pytest.mark.parametrize(
+    ("path", "separator"),
+    [("docs_18f_handbook", None), ("lamini/lamini_docs.jsonl", None), ("tinystories/tiny_stories.txt.gz", "\n")],
+)
+def test_real_sources(shared_data, tmp_path, path, separator):
+    source = Source(path=str(shared_data / path), separator=separator)
+    whole, streamed = read_dataset("real", source, tmp_path), surveyed(tmp_path, "real", source)
+    assert list(at_hand(streamed)) == whole.train and streamed.heldout == whole.heldout
+    assert list(streamed.rejected) == whole.rejected and streamed.duplicates == whole.duplicates
+
+
 def test_a_limit_counts_as_it_does_in_memory(world, monkeypatch):
     folder, sources = world
     monkeypatch.setattr(c, "SMALLEST_BYTES", 1500)

@@ -180,3 +180,5 @@ def test_a_place_that_cannot_be_opened_is_told_at_once(world, tmp_path):
     recipe, _ = world
     with pytest.raises(UserError, match=r"shards: s3://bucket/x: .*pip install s3fs"):
         run_small(recipe, tmp_path, "shards=s3://bucket/x")
+    with pytest.raises(UserError, match=r"shards: s3://bucket/x: .*pip install s3fs"):
+        check_recipe(load_recipe(recipe, ["shards=s3://bucket/x"]), recipe)

@@ -20,10 +20,11 @@ from luthier.data import chunks as c
 from luthier.data.dataset import read_dataset
 from luthier.data.survey import survey
 from luthier.tokens.facts import Facts, facts_of, from_json, marks_of, total
+from luthier.tokens.masking import prepare_documents
 from luthier.tokens.prepare import prepare
 from luthier.tokens.render import Renderer
 from luthier.tokens.tokenise import Rules, tokenise, tokenizer_hash
-from luthier.tokens.tokenizer import ensure_chat_template, train_tokenizer
+from luthier.tokens.tokenizer import ensure_chat_template, train_encoder_tokenizer, train_tokenizer
 from tokens.work import double
 
 WORDS = ["the", "lamp", "é", "名前", "is", "red,", "🙂", "and", "\n"]
@@ -81,6 +82,16 @@ def test_documents_are_as_in_memory(world, rule):
     assert list(made.sequences) == whole.sequences
     assert made.facts == facts_of(whole, marks_of(renderer))
     assert made.sequences.lengths.tolist() == [len(row.ids) for row in whole.sequences]
+
+
+def test_documents_of_an_encoder_are_as_in_memory(world):
+    folder, _ = world
+    rows = read_dataset("texts", source("texts", False), folder).train
+    renderer = Renderer(train_encoder_tokenizer([row.text for row in rows], 400))
+    whole = prepare_documents(rows, renderer.tokenizer, 30, "split")
+    made = tokenised((folder, renderer), "texts", Rules(30, "split", "split", masked=True), "encoder")
+    assert list(made.sequences) == whole.sequences and whole.split
+    assert made.facts == facts_of(whole, marks_of(renderer))
 
 
 def test_facts_of_parts_are_those_of_the_whole(world):

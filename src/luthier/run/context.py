@@ -27,7 +27,7 @@ from luthier.data.dataset import Dataset, read_dataset
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
 from luthier.run.kept import kept_dataset
 from luthier.run.memo import StageFolder, stage_folder
-from luthier.run.shards import streamed_dataset
+from luthier.run.shards import store_of, streamed_dataset
 from luthier.tokens.render import Renderer
 from luthier.train.ranks import here
 
@@ -79,6 +79,7 @@ class Context:
             return read_dataset(name, source, self.root)
         if self.first_rows is None:
             return streamed_dataset(self.recipe, name, self.root, all_threads(self.recipe), self.watchers)
+        store_of(self.recipe)  # a place that cannot be opened is told here too
         limit = min(source.limit or self.first_rows, self.first_rows)
         return read_dataset(name, source.model_copy(update={"limit": limit}), self.root, hashed=False)
 

@@ -35,6 +35,7 @@ class Fixed:
     """The workload's rows in its order, `rows` a step, as one microbatch each."""
 
     period = 1
+    microbatch_tokens = MICROBATCH_TOKENS["cpu"]
 
     def __init__(self, steps: list[Step]) -> None:
         self.steps, self.made = len(steps), steps

@@ -33,7 +33,8 @@ def few_steps(recipe: Recipe) -> list[str]:
         if "samples" in fields:
             changes.append(f"{at}.samples={min(4, stage.samples)}")
         if "max_new_tokens" in fields:
-            changes.append(f"{at}.max_new_tokens=6")
+            # A model of two steps hardly ever ends: a rater finds a difference between answers only in longer ones.
+            changes.append(f"{at}.max_new_tokens={24 if stage.kind == 'prefer' else 6}")
         changes += [f"{at}.{least}=null" for least in ("min_accuracy", "min_score") if least in fields]
     changes += [
         f"evaluate.{name}.limit=4" for name, probe in recipe.evaluate.items() if "limit" in type(probe).model_fields

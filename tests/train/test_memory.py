@@ -16,12 +16,12 @@ from luthier.model.heads import scalar_head, sequence_scores
 from luthier.objectives import bradley_terry
 from luthier.train.job import Loss
 from luthier.train.loop import fit
-from luthier.train.memory import peak_bytes, ran_out, reset_peak
+from luthier.train.memory import ran_out
 from luthier.train.sources import Pairs
 from luthier.train.trial import try_largest
 from train.jobs import equal, job, lm_loss, small, told, weights
 from train.rows import draw, draw_pairs
-from train.starved import starved
+from train.starved import allowed, alone, starved
 
 FULL = {
     "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
@@ -163,7 +163,7 @@ def test_trying_a_step_that_is_not_finite_leaves_the_weights(name, tmp_path):
 
 def test_a_process_with_little_memory_trains_all_the_same(tmp_path):
     """For real: 12,000 tokens take about 100 MiB at once, and there are 40."""
-    found = starved(tmp_path, 40)
+    found = alone(starved, tmp_path, 40)
     asked, used = found["facts"]["microbatch_tokens"].values()
     assert found["tried"][0] and used < 6000 < asked
     whole = small()
@@ -176,18 +176,10 @@ def test_a_process_with_little_memory_trains_all_the_same(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets a process reset its peak")
 def test_microbatches_are_cut_to_the_memory_that_is_allowed(tmp_path):
     """About 8 KiB a token: of 12,000 tokens, so many go into 40 MiB more than what is held already."""
-    lm = small()
-    reset_peak("cpu")
-    most = peak_bytes("cpu") + 40 * 2**20
-    made = job(tmp_path / "cut", lm, steps=2, rows=draw(80, 100, 200), microbatch_tokens=12_000, batch_tokens=10**6)
-    object.__setattr__(made, "most_bytes", most)
-    guard = try_largest(made, 0)
-    limit = made.source.microbatch_tokens
-    assert guard.ok and 500 < limit < 9000, (guard, limit)
-    assert "is cut to fit into" in told(tmp_path / "cut", "memory")[-1]["text"]
-    reset_peak("cpu")
-    fit(made)
-    assert peak_bytes("cpu") <= most
-    object.__setattr__(made, "most_bytes", 2**20)
-    refused = try_largest(made, 0)
-    assert not refused.ok and "budget.memory_gib is 0.00" in refused.detail and "one sequence of" in refused.detail
+    found = alone(allowed, tmp_path, 40)
+    ok, _ = found["tried"]
+    assert ok and 500 < found["limit"] < 9000
+    assert "is cut to fit into" in found["text"]
+    assert found["peak"] <= found["most"]
+    ok, said = found["refused"]
+    assert not ok and "budget.memory_gib is 0.00" in said and "one sequence of" in said

@@ -8,9 +8,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-import yaml
 
-from luthier.base.recipe import Recipe
+from luthier.base.config import load_recipe
 from luthier.world.answers import SHARES
 from luthier.world.make import write_world
 from luthier.world.rater import contains_value
@@ -181,7 +180,7 @@ def test_choices_have_one_right_option_in_every_place(folder: Path):
 
 
 def test_the_recipe_is_valid_and_names_what_is_written(folder: Path):
-    recipe = Recipe.model_validate(yaml.safe_load((folder / "recipe.yaml").read_text()))
+    recipe = load_recipe(folder / "recipe.yaml")
     assert [stage.kind for stage in recipe.stages] == ["pretrain", "sft", "prefer", "reward", "ppo"]
     assert list(recipe.evaluate) == ["knowledge", "answers", "forgetting", "win_rate"]
     assert {source.path for source in recipe.data.values()} == {path.name for path in folder.glob("*.jsonl")}

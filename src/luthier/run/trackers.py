@@ -73,7 +73,9 @@ def open_tensorboard(run: RunInfo) -> Tracker:
     """Event files in `trackers/tensorboard/<id>` of the run's folder: `tensorboard --logdir runs` finds them."""
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(logdir=str(run.folder / "trackers" / "tensorboard" / run.id))
+    folder = run.folder / "trackers" / "tensorboard" / run.id
+    # Its files are named by the second: a run that goes on within one would write over the file it began.
+    writer = SummaryWriter(logdir=str(folder), filename_suffix=f".{len(list(folder.glob('events.*'))):04d}")
     writer.add_text("settings", f"```\n{json.dumps(run.settings, indent=2)}\n```", 0)
 
     def log(stage: str, step: int, figures: Mapping[str, float]) -> None:

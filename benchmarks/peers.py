@@ -1,12 +1,13 @@
 """luthier beside its peers, in one run: the same model, tokens and arithmetic, A B A B, ratios of medians.
 
-    python benchmarks/peers.py            the whole table, about 40 minutes on 2 cores
+    python benchmarks/peers.py            the whole table, about an hour on 2 cores
     python benchmarks/peers.py sft        some of its work: sft, lora, preferences, sampling, flops
     python benchmarks/peers.py --shape 16M --rounds 3
 
 The peers (TRL with PEFT, transformers' `generate`) get an environment of their own, made beside this file at the first
-run. Each peer first tries its settings once and keeps the fastest that is right. TRL's padding-free batches are left
-out: on a CPU their rows see each other (log-probs of a row differ by whole nats from those of the row alone).
+run. Each trainer is measured once at its default of 8 rows at a time, and, in turn with luthier, at the fastest of its
+settings, each of which is tried first. TRL's padding-free batches and packing are left out: on a CPU their rows see each
+other (log-probs of a row differ by whole nats from those of the row alone).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import statistics
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 PEERS = ("trl==1.16.0", *(f"{name}=={version(name).split('+')[0]}" for name in ("torch", "transformers", "peft")))
@@ -91,9 +93,20 @@ def best(python: Path, job: dict[str, Any], variants: list[dict[str, Any]]) -> d
     return max(tried, key=lambda t: t[0])[1]
 
 
-def compare(python: Path, job: dict[str, Any], variants: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
+class Work(NamedTuple):
+    """A row of the table."""
+
+    job: dict[str, Any]
+    settings: list[dict[str, Any]]
+    """Of the peer, to be tried for the fastest."""
+    default: dict[str, Any] | None = None
+    """What the peer does where nobody says otherwise."""
+
+
+def compare(python: Path, work: Work, threads: int, rounds: int) -> dict[str, Any]:
     """A B A B: medians of both, their ratio, and the memory of each above weights, gradients and optimizer state."""
-    chosen = best(python, job, variants) if len(variants) > 1 else variants[0]
+    job = {**work.job, "threads": threads}
+    chosen = best(python, job, work.settings) if len(work.settings) > 1 else work.settings[0]
     sides = [Side(sys.executable, "peer_ours.py", job), Side(python, "peer_theirs.py", job | chosen)]
     found: list[list[dict[str, Any]]] = [[], []]
     for _ in range(rounds):
@@ -101,32 +114,40 @@ def compare(python: Path, job: dict[str, Any], variants: list[dict[str, Any]], r
             kept.append(side.go())
     for side in sides:
         side.close()
+    usual: dict[str, Any] = {}
+    if work.default is not None:
+        side = Side(python, "peer_theirs.py", job | work.default | {"steps": 1})
+        usual = side.go()
+        side.close()
     ours, theirs = (statistics.median(rate(x, job["task"]) for x in kept) for kept in found)
     above = [kept[0].get("above") for kept in found]
     return {"job": job, "peer": chosen, "ours": ours, "theirs": theirs, "ratio": ours / theirs, "above": above,
-            "flops": statistics.median(x.get("flops", 0.0) / x["seconds"] for x in found[0])}  # fmt: skip
+            "usual": rate(usual, job["task"]) if usual else None, "usual_above": usual.get("above")}  # fmt: skip
 
 
-def jobs(wanted: set[str], shapes: list[str]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def jobs(wanted: set[str], shapes: list[str]) -> Iterator[Work]:
     """Every row of the table with the peer's settings to try."""
-    cut = [{"accumulate": n} for n in (4, 8, 16, 32)]
-    rows: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     for shape in shapes:
+        # What is 8 rows of 32 at a time takes minutes a step at 100M; its ratio is that of 16M.
+        default = {"accumulate": 4} if shape == "16M" else None
+        cut = [{"accumulate": n} for n in ((8, 16, 32) if shape == "16M" else (16, 32))]
         for adapter in ("none", "lora"):
             if ("sft" if adapter == "none" else "lora") in wanted:
                 for dtype in ("fp32", "bf16"):
-                    steps = {"rows": 32, "steps": 2}
-                    rows.append(({"task": "sft", "shape": shape, "dtype": dtype, "adapter": adapter, **steps}, cut))
-    plain = {"shape": "16M", "dtype": "fp32", "adapter": "none"}
-    halves = [{"accumulate": n} for n in (1, 2, 4, 8)]
-    if "preferences" in wanted:
-        rows += [({"task": task, **plain, "rows": 16, "steps": 2}, halves) for task in ("dpo", "reward")]
-    if "sampling" in wanted:
-        batches = [{"batch": n} for n in (2, 4, 8, 16)]
-        rows.append(({"task": "rollouts", **plain, "prompts": 16, "longest": 128}, batches))
-        grpo = {"task": "grpo", **plain, "rows": 8, "steps": 2, "longest": 128}
-        rows.append((grpo, [{"accumulate": n} for n in (1, 4, 8)]))
-    return rows
+                    job = {"task": "sft", "shape": shape, "dtype": dtype, "adapter": adapter, "rows": 32, "steps": 2}
+                    yield Work(job, cut, default)
+    for dtype in ("fp32", "bf16"):
+        plain = {"shape": "16M", "dtype": dtype, "adapter": "none"}
+        if "preferences" in wanted:
+            for task in ("dpo", "reward"):
+                cut = [{"accumulate": n} for n in (4, 8, 16)]
+                yield Work({"task": task, **plain, "rows": 16, "steps": 2}, cut, {"accumulate": 2})
+        if "sampling" in wanted and dtype == "fp32":
+            yield Work(
+                {"task": "rollouts", **plain, "prompts": 16, "longest": 128}, [{"batch": n} for n in (2, 4, 8, 16)]
+            )
+            grpo = {"task": "grpo", **plain, "rows": 8, "steps": 2, "longest": 128}
+            yield Work(grpo, [{"accumulate": n} for n in (1, 8, 32)])
 
 
 def main() -> None:
@@ -141,35 +162,43 @@ def main() -> None:
     python = environment(asked.environment)
     shapes = asked.shape or ["16M", "100M"]
     print(f"{' '.join(PEERS)}; {asked.threads} threads; A B x {asked.rounds}, medians\n")
-    print("| work | luthier | peer | ratio | memory above state | peer's best setting |\n|---|---|---|---|---|---|")
+    print("| work | luthier | peer, 8 rows at a time | ratio | memory | peer at its best | ratio | memory |")
+    print("|---|---|---|---|---|---|---|---|")
     told = []
-    for job, variants in jobs(set(asked.work), shapes):
-        row = compare(python, {**job, "threads": asked.threads}, variants, asked.rounds)
+    for work in jobs(set(asked.work), shapes):
+        row = compare(python, work, asked.threads, asked.rounds)
         told.append(row)
         print(line(row), flush=True)
     if "flops" in asked.work:
         for dtype in ("fp32", "bf16"):
-            print(flops(told, dtype, asked.threads, asked.rounds), flush=True)
+            print(flops(dtype, asked.threads, asked.rounds), flush=True)
     print("\n" + json.dumps(told))
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    """A row of the table. Memory is luthier's and the peer's above weights, gradients and optimizer state, in MiB."""
     job, unit = row["job"], UNITS[row["job"]["task"]]
     name = " ".join(x for x in (job["task"], job["shape"], job["dtype"], job["adapter"]) if x != "none")
-    memory = ""
-    if all(row["above"]):
-        ours, theirs = (x / 2**20 for x in row["above"])
-        memory = f"{ours:.0f} / {theirs:.0f} MiB = {ours / theirs:.2f}"
     setting = ", ".join(f"{key} {value}" for key, value in row["peer"].items())
-    return (
-        f"| {name} | {row['ours']:.4g} {unit}/s | {row['theirs']:.4g} {unit}/s | {row['ratio']:.2f} "
-        f"| {memory} | {setting} |"
-    )
+    mine = row["above"][0]
+    cells = [name, f"{row['ours']:.3g} {unit}/s"]
+    if row["usual"] is not None:
+        cells += [f"{row['usual']:.3g}", f"{row['ours'] / row['usual']:.1f}", memory(mine, row["usual_above"])]
+    else:
+        cells += ["", "", ""]
+    cells += [f"{row['theirs']:.3g} ({setting})", f"{row['ratio']:.2f}", memory(mine, row["above"][1])]
+    return f"| {' | '.join(cells)} |"
 
 
-def flops(told: list[dict[str, Any]], dtype: str, threads: int, rounds: int) -> str:
-    """Training FLOP/s at 100M (of the row measured above, or now) as a share of the machine's own product's."""
+def memory(ours: int | None, theirs: int | None) -> str:
+    """Both, and their ratio."""
+    if not ours or not theirs:
+        return ""
+    return f"{ours / 2**20:.0f} / {theirs / 2**20:.0f} = {ours / theirs:.2f}"
+
+
+def flops(dtype: str, threads: int, rounds: int) -> str:
+    """Training FLOP/s at 100M as a share of the machine's own product's."""
     job = {"task": "sft", "shape": "100M", "dtype": dtype, "adapter": "none", "rows": 32, "steps": 2,
            "threads": threads}  # fmt: skip
     sides = [Side(sys.executable, "peer_ours.py", job | {"task": task}) for task in ("sft", "matmul")]
@@ -183,7 +212,7 @@ def flops(told: list[dict[str, Any]], dtype: str, threads: int, rounds: int) -> 
         side.close()
     ours, machine = (statistics.median(kept) for kept in rates)
     name, said = f"training FLOP/s, 100M {dtype}", f"{machine / 1e9:.0f} (product alone)"
-    return f"| {name} | {ours / 1e9:.0f} GFLOP/s | {said} | {ours / machine:.2f} | | |"
+    return f"| {name} | {ours / 1e9:.0f} GFLOP/s | {said} | {ours / machine:.2f} | | | | |"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 
 The peers (TRL with PEFT, transformers' `generate`) get an environment of their own, made beside this file at the first
 run. Each trainer is measured once at its default of 8 rows at a time, and, in turn with luthier, at the fastest of its
-settings, each of which is tried first. TRL's padding-free batches and packing are left out: on a CPU their rows see each
-other (log-probs of a row differ by whole nats from those of the row alone).
+settings, each of which is tried first. TRL's padding-free batches and packing are left out: on a CPU their rows see
+each other (log-probs of a row differ by whole nats from those of the row alone).
 """
 
 from __future__ import annotations

@@ -30,3 +30,15 @@ def draw_pairs(count: int) -> list[tuple[Tokens, Tokens]]:
         a, b = (prompt + rng.integers(3, 128, int(rng.integers(3, 12))).tolist() + [END] for _ in range(2))
         made.append(tuple(Tokens(tuple(x), (0.0,) * 12 + (1.0,) * (len(x) - 12), f"pairs:{i}") for x in (a, b)))
     return made
+
+
+def draw_answers(prompts: int, answers: int) -> list[Tokens]:
+    """Several random answers to each of a few random prompts of 12 tokens."""
+    rng = np.random.default_rng(2)
+    made = []
+    for _ in range(prompts):
+        prompt = rng.integers(3, 128, 12).tolist()
+        for _ in range(answers):
+            ids = (*prompt, *rng.integers(3, 128, int(rng.integers(3, 12))).tolist(), END)
+            made.append(Tokens(ids, (0.0,) * 12 + (1.0,) * (len(ids) - 12), f"answers:{len(made)}"))
+    return made

@@ -32,7 +32,7 @@ stages:
     data: docs
     epochs: 1
   - kind: sft
-    data: {faq: 1, docs: 0.5}
+    data: {faq: 1, ask: 0.5}
     replay: {data: docs}
   - kind: prefer
     prompts: ask
@@ -137,9 +137,9 @@ ONE_MISTAKE = [
     ("base: models/small", "base: !!python/name:os.system x", "r.yaml:2: base: tag:yaml.org,2002:python/name:os.system is a YAML tag, which recipes do not use. Remove it."),
     ("    data: docs\n", "    data: dcs\n", 'r.yaml:9: stages[0].pretrain.data: there is no source "dcs" under data. Did you mean docs? The sources: docs, faq, ask.'),
     ("    data: docs\n", "", "r.yaml:8: stages[0].pretrain.data: is missing: Name of a source under `data`, or several with weights. Add data: …"),
-    ("    data: {faq: 1, docs: 0.5}", "    data: {faq: 1, docs: 0}", "r.yaml:12: stages[1].sft.data.docs: has weight 0. Give a weight above 0, or leave the source out."),
-    ("    data: {faq: 1, docs: 0.5}", "    data: 5", "r.yaml:12: stages[1].sft.data: 5 is not text or a group of settings."),
-    ("    data: {faq: 1, docs: 0.5}", "    data: {faq: x}", 'r.yaml:12: stages[1].sft.data.faq: "x" is not a number.'),
+    ("    data: {faq: 1, ask: 0.5}", "    data: {faq: 1, ask: 0}", "r.yaml:12: stages[1].sft.data.ask: has weight 0. Give a weight above 0, or leave the source out."),
+    ("    data: {faq: 1, ask: 0.5}", "    data: 5", "r.yaml:12: stages[1].sft.data: 5 is not text or a group of settings."),
+    ("    data: {faq: 1, ask: 0.5}", "    data: {faq: x}", 'r.yaml:12: stages[1].sft.data.faq: "x" is not a number.'),
     ("    replay: {data: docs}", "    replay: {data: doks}", 'r.yaml:13: stages[1].sft.replay.data: there is no source "doks" under data. Did you mean docs? The sources: docs, faq, ask.'),
     ("  - kind: sft\n", "  - kind: stf\n", 'r.yaml:11: stages[1]: "stf" is no kind of stage. Did you mean sft? The kinds: pretrain, sft, prefer, reward, ppo, dpo, orpo, simpo, kto, grpo, best_of.'),
     ("  - kind: sft\n", "  - name: sft\n", "r.yaml:11: stages[1]: has no kind. Add kind: one of pretrain, sft, prefer, reward, ppo, dpo, orpo, simpo, kto, grpo, best_of."),

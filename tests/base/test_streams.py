@@ -10,10 +10,10 @@ from luthier.base.errors import UserError
 BASE = """\
 name: x
 base: some/model
-data: {a: {path: a.jsonl, stream: true}, b: b.jsonl}
+data: {a: {path: a.jsonl, stream: true}, b: b.jsonl, c: {path: c.jsonl, stream: true}}
 """
 GOOD = """\
-stages: [{kind: sft, data: {a: 1, b: 2}, replay: {data: a}}, {kind: dpo, pairs: b}]
+stages: [{kind: sft, data: {a: 1, b: 2}, replay: {data: c}}, {kind: dpo, pairs: b}]
 evaluate: {held: {kind: loss, data: a}, all: {kind: loss, data: b, heldout_only: false}}
 """
 

@@ -212,7 +212,8 @@ COLUMNS = [*sorted(KNOWN), "Other", ""]
 )
 def test_no_rows_do_more_harm_than_a_user_error(tmp_path_factory, rows, format):
     content = "".join(json.dumps(row) + "\n" for row in rows)
-    got = outcome(tmp_path_factory.mktemp("r"), "a.jsonl", content, format=format)
+    filled = {"prompt": "{text} {Other}", "answer": "{answer}"} if format == "template" else {}
+    got = outcome(tmp_path_factory.mktemp("r"), "a.jsonl", content, format=format, **filled)
     if got is not None:
         assert got.rows == len(rows) == len(got.train) + len(got.heldout) + len(got.rejected)
         assert all(isinstance(row, Rejected) and row.reason for row in got.rejected)
@@ -220,3 +221,55 @@ def test_no_rows_do_more_harm_than_a_user_error(tmp_path_factory, rows, format):
             json.dumps(made.origin).encode()
             if isinstance(made, Chat):
                 assert any(m.role == "user" for m in made.messages) and all(m.content.strip() for m in made.messages)
+
+
+def test_a_template_makes_one_tasks_conversations_of_any_row(tmp_path):
+    rows = [{"Body": "Rain.", "n": 3, "short": "wet", "accept": "wet"}, {"Body": "Sun.", "n": 4, "short": "dry"}]
+    told = {"prompt": "In {{braces}} of {n} words: {Body}", "answer": "{short}!", "system": "Be brief.", "heldout": 0}
+    got = dataset(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), **told)
+    assert got.format == "template"
+    # A column that the formats know by name (body) is found however it is spelt.
+    asked = [Message("system", "Be brief."), Message("user", "In {braces} of 3 words: Rain.")]
+    assert got.train[0] == Chat((*asked, Message("assistant", "wet!")), "a.jsonl:1", ("wet",), None)
+    assert [m.content for m in got.train[1].messages[1:]] == ["In {braces} of 4 words: Sun.", "dry!"]
+    alone = dataset(tmp_path, json.dumps(rows[0]) + "\n", prompt="{Body}", heldout=0).train[0]
+    assert alone.messages == (Message("user", "Rain."),) and alone.answer is None
+    assert alone.meta == {"n": 3, "short": "wet"}
+
+
+def test_another_template_is_other_data(tmp_path):
+    row = json.dumps({"a": "x", "b": "y"}) + "\n"
+    hashes = {dataset(tmp_path, row, prompt="{a}", answer=answer).hash for answer in ("{b}", "{b}.", None)}
+    assert len(hashes) == 3
+
+
+def test_a_template_whose_columns_are_not_there(tmp_path):
+    rows = [{"text": f"t{i}", "summary": f"s{i}"} for i in range(30)]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    with pytest.raises(UserError) as refused:
+        dataset(tmp_path, "".join(lines), prompt="Sum up: {txt}", answer="{of}{summary}")
+    assert refused.value.problems == [
+        'data.faq.prompt: a.jsonl:1 has no column "txt". Did you mean text?',
+        'data.faq.answer: a.jsonl:1 has no column "of". There are: text, summary.',
+    ]
+    lines[7], lines[9] = json.dumps({"text": "t"}) + "\n", json.dumps({"text": " ", "summary": "s"}) + "\n"
+    got = dataset(tmp_path, "".join(lines), prompt="Sum up: {text}", answer="{summary}")
+    assert [(bad.origin, bad.reason.split(" (")[0]) for bad in got.rejected] == [
+        ("a.jsonl:8", 'no column "summary"'),
+        ("a.jsonl:10", "text: is empty. Fill it or take the row away"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "settings", "said"),
+    [
+        ("a.jsonl", texts("x"), {"system": "Be brief."}, "data.faq.system: its rows are text, and no conversations."),
+        ("a.jsonl", texts("x"), {"separator": "--"}, "data.faq.separator: is for .txt files, and there are none."),
+        ("a.jsonl", qa(("q", "a")), {"roles": {"bot": "assistant"}}, "data.faq.roles: its rows are qa, which name no"),
+    ],
+)
+def test_settings_that_such_rows_have_no_use_for_are_refused(name, content, settings, said, tmp_path):
+    with pytest.raises(UserError) as refused:
+        dataset(tmp_path, content, name, **settings)
+    (told,) = refused.value.problems
+    assert told.startswith(said) and told.endswith("Remove it.")

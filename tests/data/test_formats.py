@@ -136,7 +136,7 @@ def test_each_shape_is_found_and_read(format, fields, example):
 
 
 def test_every_format_has_an_example():
-    assert {format for format, _, _ in EXAMPLES} == set(FORMATS)
+    assert {format for format, _, _ in EXAMPLES} == set(FORMATS) - {"template"}  # whose columns the recipe names
 
 
 def chat_of(*turns):

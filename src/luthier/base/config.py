@@ -141,6 +141,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def pointed(path: Path, recipe: Recipe, index: int, field: Loc, message: str) -> str:
+    """A message on a setting of a stage, with its line, as the recipe's own mistakes are told: for what shows only when
+    the model is there. Without a line where the recipe's stages are not those of its file."""
+    tree, stage = parse(read_text(path), str(path), Place(str(path), 0, ())), recipe.stages[index]
+    written = tree.value.get("stages")
+    own = written[index] if isinstance(written, list) and index < len(written) else {}
+    if not isinstance(own, dict) or (own.get("kind"), own.get("name")) != (stage.kind, stage.name):
+        return f"{'.'.join(map(str, field))}: {message}"
+    loc: Loc = ("stages", index, *field)
+    return printable(f"{tree.place(loc).text}: {shown(loc, stage.kind)}: {message}")
+
+
 def read_text(path: Path) -> str:
     """A recipe file's text. Raises UserError when there is none."""
     try:

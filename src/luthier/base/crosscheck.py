@@ -18,8 +18,10 @@ from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
 from luthier.base.stepping import check_stepping
 from luthier.base.streams import check_streams
+from luthier.base.templates import check_templates
 from luthier.base.trained import check_trained
 from luthier.base.tuning import Bottleneck, Lora, Training
+from luthier.base.unused import check_unused
 
 Problem = tuple[Loc, str]
 """Where in the recipe (keys and indices, no kinds), and what is wrong there."""
@@ -32,7 +34,8 @@ def crosscheck(recipe: r.Recipe) -> list[Problem]:
     """Every contradiction in a recipe whose settings are each valid by themselves."""
     found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
     found += [*check_objective(recipe), *check_adapters(recipe), *check_trained(recipe)]
-    return [*found, *check_stepping(recipe), *check_streams(recipe)]
+    found += [*check_stepping(recipe), *check_streams(recipe), *check_templates(recipe)]
+    return [*found, *check_unused(recipe)]
 
 
 def stage_name(stage: r.Stage) -> str:

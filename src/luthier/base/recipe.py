@@ -85,9 +85,10 @@ class Source(Strict):
     roles: dict[str, str] = {}
     """Maps the file's role names to system|user|assistant|tool: {bot: assistant}."""
     prompt: str | None = None
-    """Makes a conversation of any row, for one task: "Summarise: {text}" with the row's columns in braces."""
+    """Makes a conversation of any row, for one task: "Summarise: {text}" with the row's columns in braces (format:
+    template). {{ and }} are braces themselves."""
     answer: str | None = None
-    """The answer to `prompt`: "{summary}"."""
+    """The answer to `prompt`: "{summary}"; default: none, the prompt is there to be answered."""
     system: str | None = None
     """A system message put before every conversation that has none."""
     heldout: float = Field(default=0.05, ge=0, lt=1)

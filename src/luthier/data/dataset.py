@@ -16,9 +16,10 @@ from luthier.base.errors import UserError, did_you_mean
 from luthier.base.files import hash_of, hash_path, write_jsonl
 from luthier.base.nouns import ROLES, Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.base.recipe import Source
+from luthier.base.templates import columns_of
 from luthier.data.formats import TEXT, convert, detect, renamed
 from luthier.data.messages import Reading
-from luthier.data.sources import find_path, list_files, origin_of, read_rows
+from luthier.data.sources import find_path, kind_of, list_files, origin_of, read_rows
 from luthier.data.text import Read
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class Conversion:
         """What a row is."""
         if isinstance(row, Rejected):
             return row
-        reading = Reading(self.name, self.source.roles, self.source.system)
+        source = self.source
+        reading = Reading(self.name, source.roles, source.system, source.prompt, source.answer)
         return convert(renamed(row, self.source.columns), self.format, reading)
 
     def held_out(self, example: Example) -> bool:
@@ -136,10 +138,12 @@ def open_source(name: str, source: Source, root: Path) -> Opened:
     first = take(read, LOOKED_AT)
     check_columns(name, source, rows_of(first))
     sample = [renamed(row, source.columns) for row in rows_of(first)]
-    format: str = source.format
+    format: str = "template" if source.prompt is not None else source.format
     if format == "auto" and sample:
         format = detect(sample, name)
         notes = [f"format {format}, found from the columns{unused(format, sample)}", *notes]
+    check_template(name, source, sample)
+    check_used(name, source, format, files)
     return Opened(path, files, Conversion(name, source, format), chain(first, read), tuple(notes))
 
 
@@ -202,6 +206,33 @@ def check_columns(name: str, source: Source, rows: Sequence[Row]) -> None:
         for ours, theirs in source.columns.items()
         if rows and theirs not in there
     ]
+    if wrong:
+        raise UserError(wrong)
+
+
+def check_template(name: str, source: Source, rows: Sequence[Row]) -> None:
+    """Every column that the recipe's prompt or answer names must stand in one of the first rows at least."""
+    there = {key: None for row in rows for key in row.fields}
+    wrong = [
+        f'data.{name}.{field}: {rows[0].origin} has no column "{column}".'
+        + (did_you_mean(column, there) or f" There are: {', '.join(there)}.")
+        for field, template in (("prompt", source.prompt), ("answer", source.answer))
+        for column in (columns_of(template) if template is not None and rows else ())
+        if column not in there and column.strip().lower() not in there
+    ]
+    if wrong:
+        raise UserError(wrong)
+
+
+def check_used(name: str, source: Source, format: str, files: Sequence[Path]) -> None:
+    """Raises UserError for settings that rows of this format, or files of this kind, have no use for."""
+    wrong = []
+    if source.system is not None and format in ("text", "choices"):
+        wrong.append(f"data.{name}.system: its rows are {format}, and no conversations. Remove it.")
+    if source.roles and format in ("text", "choices", "qa", "alpaca", "hh", "template"):
+        wrong.append(f"data.{name}.roles: its rows are {format}, which name no roles. Remove it.")
+    if source.separator is not None and not any(kind_of(file) == ".txt" for file in files):
+        wrong.append(f"data.{name}.separator: is for .txt files, and there are none. Remove it.")
     if wrong:
         raise UserError(wrong)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
+from luthier.base.templates import columns_of, pieces_of
 from luthier.data.messages import (
     SHAREGPT_ROLES,
     SPEAKER,
@@ -195,6 +196,27 @@ def to_qa(row: Row, reading: Reading) -> Chat:
     return chat(row, (Message("user", question), Message("assistant", answer)), {"question", "answer"}, reading)
 
 
+def to_template(row: Row, reading: Reading) -> Chat:
+    """The recipe's own prompt (and answer), with the row's columns where it names them; without an answer a prompt
+    alone."""
+    assert reading.prompt is not None  # told with the recipe's other mistakes
+    messages = [Message("user", filled(reading.prompt, row.fields, reading))]
+    used = columns_of(reading.prompt)
+    if reading.answer is not None:
+        messages.append(Message("assistant", filled(reading.answer, row.fields, reading)))
+        used += columns_of(reading.answer)
+    return chat(row, tuple(messages), {*used, *(column.strip().lower() for column in used)}, reading)
+
+
+def filled(template: str, fields: Fields, reading: Reading) -> str:
+    """A template with the row's columns in it. Raises Unusable where one is missing or empty."""
+    written = []
+    for words, column in pieces_of(template):
+        known = "" if column is None or column in fields else column.strip().lower()  # as `renamed` spells it
+        written += [words, "" if column is None else string(fields, [known or column], reading)]
+    return "".join(written)
+
+
 def to_pair(row: Row, reading: Reading) -> Pair:
     """Two answers as strings, or as messages (the answer alone, or the whole conversation each)."""
     fields = row.fields
@@ -339,6 +361,7 @@ FORMATS: dict[str, Format] = {
         lambda f: is_labelled(f) and not is_pair(f),
         to_labelled,
     ),
+    "template": Format("any columns, with prompt (and answer) in the recipe", lambda f: False, to_template),
     "choices": Format(
         "query (or question, ctx, context), choices (or endings, options), gold (or label, answer)",
         is_choice,

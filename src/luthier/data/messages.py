@@ -19,11 +19,14 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """What the recipe says about how to read a source: its name under `data`, its role names, its system message."""
+    """What the recipe says about how to read a source: its name under `data`, its role names, its system message, and
+    the templates that make a conversation of any row."""
 
     name: str
     roles: Mapping[str, str]
     system: str | None
+    prompt: str | None = None
+    answer: str | None = None
 
 
 SHAREGPT_ROLES = {

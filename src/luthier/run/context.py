@@ -201,7 +201,13 @@ def base_hash(recipe: Recipe, root: Path) -> str:
     assert recipe.base.model is not None
     local = (root / recipe.base.model).expanduser()
     settings = recipe.base.model_dump(mode="json")
-    return hash_of({"base": settings, "files": hash_path(local) if local.is_dir() else None})
+    made = {"base": settings, "files": hash_path(local) if local.is_dir() else None}
+    if (
+        recipe.base.chat_template is not None
+    ):  # outside the folder, or before it is asked for: a missing one is told later
+        template = (root / recipe.base.chat_template).expanduser()
+        made["chat_template"] = hash_path(template) if template.is_file() else None
+    return hash_of(made)
 
 
 @contextmanager

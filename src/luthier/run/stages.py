@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from luthier.base.alignment import Kto, Preference, Reward
+from luthier.base.config import pointed
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import hash_of, read_json, write_json, write_text
@@ -34,7 +37,7 @@ from luthier.run.preference import train_preference
 from luthier.run.report import write_report
 from luthier.run.reward import train_reward
 from luthier.run.rewards import check_programs
-from luthier.run.trackers import tracked
+from luthier.run.trackers import require_trackers, tracked
 from luthier.run.tune import row_guards, sources_of, train_language_model, training_rows
 from luthier.run.words import PREFERRING
 from luthier.tokens.prepare import prepare_labelled
@@ -107,12 +110,33 @@ def one_run(context: Context) -> None:
 def do_stage(context: Context, index: int, stage: Stage) -> None:
     """Training is every rank's work. What else there is to do the main rank does, and the others then find it done."""
     if isinstance(stage, Training):
-        STAGES[stage.kind](context, index, stage)
+        with pointing(context, index):
+            STAGES[stage.kind](context, index, stage)
     else:
         here().once(lambda: STAGES[stage.kind](context, index, stage))
         if not here().is_main:
             STAGES[stage.kind](context, index, stage)
     here().meet()
+
+
+SETTING = re.compile(
+    r"((?:adapter|freeze|quantize|optimizer|layer_decay|embedding_lr_frac)(?:\.\w+)*): (.*)", re.DOTALL
+)
+"""How a problem begins that a model has with a stage's setting."""
+
+
+@contextmanager
+def pointing(context: Context, index: int) -> Iterator[None]:
+    """Inside this block, what a model cannot take of a stage's settings is told with the line it stands on."""
+    try:
+        yield
+    except UserError as error:
+        told = []
+        for problem in error.problems:
+            found = SETTING.fullmatch(problem)
+            where = (context.recipe_path, context.recipe, index)
+            told.append(pointed(*where, tuple(found[1].split(".")), found[2]) if found else problem)
+        raise UserError(told) from error
 
 
 def write_current(context: Context) -> None:
@@ -231,10 +255,17 @@ def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check
     with tempfile.TemporaryDirectory() as scratch:
         context = open_context(recipe.model_copy(update={"out": scratch}), recipe_path, ())
         context.first_rows = CHECKED_ROWS
+        check_programs(recipe, context.root)
+        check_exports(context, recipe)
+        require_trackers(recipe.track)
         for name in recipe.data:
             context.dataset(name)
         check_preferences(context)
-        return [check_stage(context, index, stage, rows) for index, stage in enumerate(recipe.stages)]
+        checks = []
+        for index, stage in enumerate(recipe.stages):
+            with pointing(context, index):
+                checks.append(check_stage(context, index, stage, rows))
+        return checks
 
 
 def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.base.errors import UserError
 from luthier.base.tuning import Training
 from luthier.model.quantise import adamw_8bit
 
@@ -85,6 +86,7 @@ def optimizers(parameters: Mapping[str, Tensor], how: Training) -> dict[str, tor
     """
     owners = {n: "adamw" if how.optimizer == "muon" and not is_hidden_matrix(n, p) else how.optimizer
               for n, p in parameters.items()}  # fmt: skip
+    check_shares(list(parameters), how)
     shares = lr_shares(list(parameters), how.layer_decay, how.embedding_lr_frac)
     made: dict[str, torch.optim.Optimizer] = {}
     for owner in sorted(set(owners.values())):
@@ -96,6 +98,17 @@ def optimizers(parameters: Mapping[str, Tensor], how: Training) -> dict[str, tor
             group["params"].append(p)
         made[owner] = MAKERS[owner]([groups[key] for key in sorted(groups)], how)
     return made
+
+
+def check_shares(names: Sequence[str], how: Training) -> None:
+    """Raises UserError where a share of the learning rate would be nobody's: what it is for is not trained."""
+    embedded = any(EMBEDDING.search(name) and VIRTUAL not in name for name in names)
+    if how.embedding_lr_frac != 1 and not embedded:
+        raise UserError(
+            "embedding_lr_frac: no embeddings are trained here (they are frozen, or an adapter is). Remove it."
+        )
+    if how.layer_decay != 1 and all(block_of(name) is None for name in names):
+        raise UserError("layer_decay: no blocks are trained here. Remove it.")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -14,25 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architectures import tiny
-from luthier.base.alignment import Ppo, Reward
+from luthier.base.alignment import Ppo
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog, read_events
 from luthier.base.recipe import Pretrain
 from luthier.base.tuning import Lora
 from luthier.model.adapt import add_adapter, trainable
-from luthier.model.heads import scalar_head, sequence_scores
+from luthier.model.heads import scalar_head
 from luthier.model.roles import separate_roles
 from luthier.model.score import score
 from luthier.model.verify import choose_layout
-from luthier.objectives import bradley_terry, nll
+from luthier.objectives import nll
 from luthier.train.checkpoint import Checkpoints, Weights
 from luthier.train.loop import Job, Loss, fit
 from luthier.train.optim import optimizers
 from luthier.train.rollout import Rollouts, Steering, ppo_loss
 from luthier.train.schedule import lr_at
-from luthier.train.sources import Micro, Packed, Pairs, Pool
+from luthier.train.sources import Micro, Packed, Pool
 from luthier.train.trial import try_largest
-from train.rows import END, draw, draw_pairs
+from train.rows import END, draw
 
 CPU = torch.device("cpu")
 
@@ -86,21 +86,6 @@ def language(tmp_path, microbatch_tokens, change=lambda lm: None, steps=8, **set
     return trajectory(tmp_path, lm)
 
 
-def preferences(tmp_path, microbatch_tokens):
-    """(losses, weights) of a reward run: 8 pairs a step."""
-    lm = model()
-    head = scalar_head(32, 0, "head")
-    how = Reward(kind="reward", learning_rate=1e-3)
-    source = Pairs(draw_pairs(32), 3, 8, microbatch_tokens, 2)
-
-    def loss(micro: Micro) -> Loss:
-        scores_N = sequence_scores(lm, head, micro.batch)
-        return Loss(bradley_terry(scores_N[0::2], scores_N[1::2]), {})
-
-    fit(job_of(tmp_path, lm, how, source, loss, {**trainable(lm.module), "head": head.weight}))
-    return trajectory(tmp_path, lm)
-
-
 def reinforcement(tmp_path, microbatch_tokens, change=lambda lm: None):
     """(losses, weights) of three rollouts of PPO, 8 samples and 4 steps each."""
     lm, reference = model(), model()
@@ -135,11 +120,11 @@ def same(one, other, most=5e-6, mean=1e-8):
     assert max(one[0]) - min(one[0]) > 1e-3, "nothing was learned: equality would say nothing"
 
 
-@pytest.mark.parametrize("run", [language, preferences, reinforcement], ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", [language, reinforcement], ids=lambda run: run.__name__)
 def test_one_microbatch_of_eight_is_eight_of_one(run, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "eight").mkdir()
-    # 100,000 tokens: a step is one forward; 16: hardly two sequences fit into one, a pair stands alone.
+    # 100,000 tokens: a step is one forward; 16: hardly two sequences fit into one.
     same(run(tmp_path / "one", 100_000), run(tmp_path / "eight", 16))
 
 

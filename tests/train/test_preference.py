@@ -1,4 +1,4 @@
-"""Learning from preferences: what must not change a trajectory does not, and KTO's steps are what the paper says."""
+"""Learning from preferences: losses and gradients by hand, and KTO's steps are what the paper says."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 
 from luthier.base.alignment import Dpo, Kto, Orpo, Simpo
 from luthier.base.nouns import Tokens
-from luthier.base.tuning import Lora
-from luthier.model.adapt import add_adapter, only
 from luthier.objectives import dpo, ipo, kto, orpo, simpo
 from luthier.tokens.pack import forest
-from luthier.train.loop import fit
 from luthier.train.preference import (
     KtoReference,
     Marked,
@@ -29,118 +26,28 @@ from luthier.train.preference import (
     shuffled_steps,
 )
 from luthier.train.sources import Micro, Pairs, pair_micro
+from train.cases import model
 from train.rows import draw_pairs
-from train.test_loop import checkpointing, job_of, model, same, trajectory
 
-RATE = {"learning_rate": 2e-3, "clip_norm": None}
 HOW = {
-    "dpo": Dpo(kind="dpo", beta=0.5, **RATE),
-    "dpo with all": Dpo(kind="dpo", beta=0.5, label_smoothing=0.1, sft_weight=0.3, length_normalise=True, **RATE),
-    "ipo": Dpo(kind="dpo", loss="ipo", beta=0.5, **RATE),
-    "orpo": Orpo(kind="orpo", beta=0.5, **RATE),
-    "simpo": Simpo(kind="simpo", **RATE),
-    "kto": Kto(kind="kto", beta=0.5, good_weight=1.3, **RATE),
+    "dpo": Dpo(kind="dpo", beta=0.5),
+    "dpo with all": Dpo(kind="dpo", beta=0.5, label_smoothing=0.1, sft_weight=0.3, length_normalise=True),
+    "ipo": Dpo(kind="dpo", loss="ipo", beta=0.5),
+    "orpo": Orpo(kind="orpo", beta=0.5),
+    "simpo": Simpo(kind="simpo"),
+    "kto": Kto(kind="kto", beta=0.5, good_weight=1.3),
 }
-TRAINED = [name for name in HOW if name != "dpo"]
-WIDE, NARROW = 100_000, 16
-"""Tokens a microbatch: a step is one forward; a pair, or an answer, stands alone."""
+WIDE = 100_000
+"""Tokens in a forward: all of them."""
 
 
-def learner(adapter: bool):
-    """A model to train, whole or by an adapter with dropout, and the context in which it is the reference."""
-    lm = model()
-    if not adapter:
-        return lm
-    lm.core.enable_input_require_grads()
-    return add_adapter(lm, Lora(rank=4, alpha=8, dropout=0.1), "policy", 0)
-
-
-def reference_logps(lm, adapter: bool, rows):
-    """What a stage does before its first step."""
-    if not adapter:
-        return answer_logps(lm, rows, WIDE)
-    with only(lm, None) as base:
-        return answer_logps(base, rows, WIDE)
-
-
-def source_of(lm, how, adapter: bool, limit: int):
-    """Three steps of eight pairs, or of sixteen answers."""
-    pairs = draw_pairs(24)
-    rows = [answer for pair in pairs for answer in pair]
-    logps = reference_logps(lm, adapter, rows)
-    if not isinstance(how, Kto):
-        facts = {"ref_chosen_P": logps[0::2], "ref_rejected_P": logps[1::2]}
-        return Pairs(pairs, 3, 8, limit, 1, facts)
+def kto_source(lm):
+    """KTO's three steps of sixteen answers; the reference is the model as it is."""
+    rows = [answer for pair in draw_pairs(24) for answer in pair]
     which = shuffled_steps(len(rows), 16, 1, 3)
-    others = [reference_logps(lm, adapter, mismatched([rows[i] for i in step], 64)) for step in which]
-    return Marked(lm, rows, [True, False] * len(pairs), which, KtoReference(logps, others), limit, 64)
-
-
-def job(tmp_path, name: str, adapter: bool, limit: int, change=lambda lm: None, **changed):
-    """A job of three steps, and its model."""
-    tmp_path.mkdir(exist_ok=True)
-    lm, how = learner(adapter), HOW[name].model_copy(update=changed)
-    change(lm)
-    source = source_of(lm, how, adapter, limit)
-    loss = kto_loss if isinstance(how, Kto) else preference_loss
-    return job_of(tmp_path, lm, how, source, lambda micro: loss(lm, how, micro)), lm
-
-
-def trained(tmp_path, *given, **changed):
-    """(losses, weights) of such a job."""
-    made, lm = job(tmp_path, *given, **changed)
-    fit(made)
-    return trajectory(tmp_path, lm)
-
-
-@pytest.mark.parametrize("adapter", [False, True], ids=["full", "LoRA"])
-@pytest.mark.parametrize("name", TRAINED)
-def test_neither_microbatches_nor_checkpointing_change_anything(name, adapter, tmp_path):
-    whole = trained(tmp_path / "one", name, adapter, WIDE)
-    same(whole, trained(tmp_path / "again", name, adapter, WIDE, checkpointing), most=2e-6)
-    if not adapter:  # an adapter's dropout is drawn forward by forward
-        same(whole, trained(tmp_path / "eight", name, adapter, NARROW), most=5e-6)
-
-
-def no_dropout(lm) -> None:
-    """An adapter's dropout is drawn forward by forward: microbatches draw other numbers."""
-    for module in lm.module.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_an_adapter_has_the_same_trajectory_in_any_microbatches(name, tmp_path):
-    runs = [trained(tmp_path / str(limit), name, True, limit, no_dropout) for limit in (WIDE, NARROW)]
-    same(*runs)
-
-
-@pytest.mark.parametrize("adapter", [False, True], ids=["full", "LoRA"])
-@pytest.mark.parametrize("name", ["dpo with all", "kto"])
-def test_resumed_is_uninterrupted(name, adapter, tmp_path):
-    """Stopped after its second step and gone on with from disk: bit for bit the same weights and losses."""
-    whole = trained(tmp_path / "whole", name, adapter, 64, checkpoint_every_steps=1)
-
-    class Stop(Exception):
-        pass
-
-    first, _ = job(tmp_path / "cut", name, adapter, 64, checkpoint_every_steps=1)
-    at = first.source.at
-
-    def until(step):
-        if step == 2:
-            raise Stop
-        return at(step)
-
-    first.source.at = until
-    with pytest.raises(Stop):
-        fit(first)
-    second, lm = job(tmp_path / "cut", name, adapter, 64, checkpoint_every_steps=1)
-    assert second.checkpoints.steps() == [2]
-    fit(second)
-    losses, weights = trajectory(tmp_path / "cut", lm)
-    assert losses == whole[0]
-    assert all(torch.equal(weights[key], whole[1][key]) for key in weights)
+    others = [answer_logps(lm, mismatched([rows[i] for i in step], 64), WIDE) for step in which]
+    known = KtoReference(answer_logps(lm, rows, WIDE), others)
+    return Marked(lm, rows, [True, False] * 24, which, known, 64, 64)
 
 
 def plain_logps(module, row) -> torch.Tensor:
@@ -234,7 +141,7 @@ def test_mismatched_answers_are_those_to_other_prompts():
 @pytest.mark.parametrize(("scale", "above"), [(0.8, True), (1.2, False)], ids=["above 0", "clamped"])
 def test_the_baseline_is_the_steps_kl_under_the_weights_of_that_moment(scale, above):
     lm = model()
-    source = source_of(lm, HOW["kto"], False, 64)
+    source = kto_source(lm)
     assert source.baseline(0) == pytest.approx(0, abs=1e-5)
     with torch.no_grad():
         for parameter in lm.module.parameters():

@@ -35,6 +35,7 @@ def road(tmp_path_factory):
         "evaluate.by_tokens={kind: choices, data: choices, normalise: tokens, joint: ' now', after: [sft]}",
         "evaluate.by_bytes={kind: choices, data: choices, normalise: bytes, after: [sft]}",
         "evaluate.chats={kind: loss, data: questions, after: [sft, ppo], since: sft}",
+        "evaluate.rise={kind: loss, data: corpus, limit: 9, after: [sft], since: pretrain}",
         OTHERS,
         "evaluate.cut={kind: loss, data: others, max_length: 12, heldout_only: false, limit: 20, after: [sft]}",
     ]
@@ -194,6 +195,13 @@ def test_what_was_measured_is_remembered(copied):
     assert again == set(now), "12 items after ppo had been measured already"
 
 
+def test_what_a_rise_is_measured_from_is_measured_though_it_is_not_asked_for(road):
+    found = metrics_of(road)["rise"]
+    assert list(found) == ["pretrain", "sft"] and found["sft"]["since"] == "pretrain"
+    before, after = (found[stage]["loss"]["value"] for stage in found)
+    assert found["sft"]["value"] == pytest.approx(after - before, abs=1e-9)  # the same tokens on both sides
+
+
 def test_changed_rows_are_measured_again(copied):
     recipe, out = copied
     before = {p.name for p in (out / "small" / "measures").glob("*-*.json")}
@@ -206,9 +214,15 @@ def test_changed_rows_are_measured_again(copied):
 
 
 WRONG = {
-    "choices on documents": ("{kind: choices, data: others}", ["data.others", "no multiple-choice rows"]),
-    "answers on documents": ("{kind: answers, data: others}", ["data.others", "no conversations"]),
-    "loss without held-out rows": ("{kind: loss, data: asked}", ["data.asked", "Raise its `heldout`"]),
+    "choices on documents": (
+        "{kind: choices, data: others}",
+        ["evaluate.wrong", "data.others was read as text", "query, choices and gold"],
+    ),
+    "answers on documents": (
+        "{kind: answers, data: others}",
+        ["evaluate.wrong", "data.others was read as text", "Give conversations"],
+    ),
+    "loss without held-out rows": ("{kind: loss, data: asked}", ["evaluate.wrong", "data.asked", "Raise its heldout"]),
     "a model of no stage": ("{kind: choices, data: choices, after: [sfft]}", ["sfft", "Did you mean sft?"]),
     "a reward model": ("{kind: choices, data: choices, after: [reward]}", ["reward", "no language model"]),
 }
@@ -234,7 +248,7 @@ def test_answers_without_a_value_to_hold_are_refused(copied):
     path = recipe.parent / "asked.jsonl"
     bare = [{"question": r["question"], "answer": r["answer"]} for r in map(json.loads, path.read_text().splitlines())]
     path.write_text("".join(json.dumps(row) + "\n" for row in bare))
-    with pytest.raises(UserError, match="needs a column `accept` in every row"):
+    with pytest.raises(UserError, match=r"asked\.jsonl:1 has no column accept"):
         run_small(recipe, out)
 
 

@@ -18,13 +18,13 @@ import yaml
 from luthier.base.alignment import BestOf, Grpo, Prefer
 from luthier.base.crosscheck import crosscheck
 from luthier.base.errors import UserError, did_you_mean
-from luthier.base.functions import function_problem, load_function, resolve_path
+from luthier.base.functions import function_problem, load_function, load_rater, resolve_path
 from luthier.base.invalid import invalid
 from luthier.base.probes import WinRateProbe
 from luthier.base.recipe import Recipe
 from luthier.base.settings import Loc
 
-__all__ = ["load_function", "load_recipe", "resolve_path"]
+__all__ = ["load_function", "load_rater", "load_recipe", "resolve_path"]
 
 LARGEST_BYTES, LARGEST_NODES, DEEPEST = 1_000_000, 100_000, 30
 """Beyond these a file is no recipe, whatever it parses to (aliases can make a short text endless)."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from luthier.base.errors import UserError, did_you_mean
+from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.base.files import hash_of
+from luthier.base.nouns import Message, Rater
+
+SHOWN_CHARACTERS = 80
+"""Of an answer in an error."""
 
 
 def resolve_path(recipe_path: Path, path: str) -> Path:
@@ -56,6 +61,31 @@ def load_function(spec: str, relative_to: Path) -> Callable[..., Any]:
             f"{spec}: {name} {what}.{did_you_mean(name, own)} The functions in {where}: {', '.join(own) or 'none'}."
         )
     return functions[name]
+
+
+def load_rater(spec: str, relative_to: Path) -> Rater:
+    """The rater that `spec` names, whose scores are numbers or a RunError that says for which answer they were not.
+    Raises UserError as `load_function` does."""
+    function = load_function(spec, relative_to)
+
+    def rate(messages: Sequence[Message], answer: str) -> float:
+        asked = f"for the answer {answer[:SHOWN_CHARACTERS]!r} to {messages[-1].content[:SHOWN_CHARACTERS]!r}"
+        try:
+            score = function(messages, answer)
+        except (Exception, SystemExit) as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"raised {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
+            raise RunError(f"rater {spec} {said}, {asked}. Mend it, then run the same command again.") from error
+        try:
+            number = float(score)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            said = f"returned {score!r}, which is no finite number"
+            raise RunError(f"rater {spec} {said}, {asked}. Mend it, then run the same command again.")
+        return number
+
+    return rate
 
 
 def module_named(name: str) -> ModuleType:

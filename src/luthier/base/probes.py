@@ -29,7 +29,7 @@ class AnswersProbe(Strict):
 
     kind: Literal["answers"]
     data: str
-    """Name of a source of conversations with `accept` (or a reference answer)."""
+    """Name of a source of conversations whose rows have `accept`."""
     after: list[str] | None = None
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.0, ge=0)

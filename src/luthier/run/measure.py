@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.base.config import load_function
+from luthier.base.config import load_rater
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
@@ -43,6 +43,8 @@ def models_of(context: Context, probe: Probe) -> list[ModelRef]:
     if isinstance(probe, WinRateProbe):
         return [context.models[name] for name in probe.stages]
     after = probe.after or [name for name in context.models if name != "base" or context.recipe.base.fresh is None]
+    if isinstance(probe, LossProbe) and probe.since is not None and probe.since not in after:
+        after = [probe.since, *after]  # what a rise is measured from is measured too
     return [context.models[name] for name in after if name in context.models]
 
 
@@ -197,7 +199,7 @@ def win_rate(context: Context, name: str, probe: WinRateProbe, rows: dict[str, M
         ]
         for stage in (new, old)
     ]
-    won = wins(load_function(probe.rater, context.root), sides[0], sides[1])
+    won = wins(load_rater(probe.rater, context.root), sides[0], sides[1])
     figure = bootstrap_mean(won, context.recipe.seed).as_dict()
     key = f"{new}_vs_{old}"
     log.emit("eval", step=0, name=f"{name}.{key}", **figure)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.base.alignment import Prefer
-from luthier.base.config import load_function
+from luthier.base.config import load_rater
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of
@@ -62,7 +62,7 @@ def rated_pairs(
     the source holds out stays so: pairs are also trained on by stages that write (dpo, kto)."""
     start = context.start(stage.init)
     assert start is not None and stage.rater is not None
-    rate: Rater = load_function(stage.rater, context.root)
+    rate = load_rater(stage.rater, context.root)
     loaded = context.load(start)
     renderer = renderer_of(loaded)
     prompts = asked_prompts(data.train + data.heldout)

@@ -30,13 +30,13 @@ from luthier.run.learner import learner_for, require_libraries
 from luthier.run.masked import as_trained, filler, hiding_for
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import code_hash, find_stage, hardware, versions
-from luthier.run.pairs import answer_guards, answers_for, answers_leak, check_preferences, named_source
+from luthier.run.pairs import answer_guards, answers_for, answers_leak, named_source
 from luthier.run.ppo import train_ppo
 from luthier.run.prefer import gather_preferences
 from luthier.run.preference import train_preference
 from luthier.run.report import write_report
 from luthier.run.reward import train_reward
-from luthier.run.rewards import check_programs
+from luthier.run.suitable import check_sources
 from luthier.run.trackers import require_trackers, tracked
 from luthier.run.tune import row_guards, sources_of, train_language_model, training_rows
 from luthier.run.words import PREFERRING
@@ -71,11 +71,8 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         write_text(context.folder / "recipe.yaml", recipe_path.read_text())
         write_json(context.folder / "resolved.json", recipe.model_dump(mode="json"))
         require_libraries(recipe)
-        check_programs(recipe, context.root)
+        check_sources(context)  # first of all: what is broken is told before hours of training
         check_exports(context, recipe)
-        for name in recipe.data:  # every source is read first: a broken one is told before hours of training
-            context.dataset(name)
-        check_preferences(context)
         one_run(context)
         if recipe.base.model is not None:
             here().once(lambda: base_samples(context, context.folder / "base"))
@@ -255,12 +252,9 @@ def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check
     with tempfile.TemporaryDirectory() as scratch:
         context = open_context(recipe.model_copy(update={"out": scratch}), recipe_path, ())
         context.first_rows = CHECKED_ROWS
-        check_programs(recipe, context.root)
-        check_exports(context, recipe)
         require_trackers(recipe.track)
-        for name in recipe.data:
-            context.dataset(name)
-        check_preferences(context)
+        check_sources(context)
+        check_exports(context, recipe)
         checks = []
         for index, stage in enumerate(recipe.stages):
             with pointing(context, index):

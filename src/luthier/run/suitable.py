@@ -1,0 +1,105 @@
+"""Whether each source holds what the recipe's stages and probes ask of it, and each program is there: told before the
+first stage, not after hours of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from luthier.base.alignment import BestOf, Grpo, Ppo, Prefer
+from luthier.base.config import load_function
+from luthier.base.errors import UserError
+from luthier.base.nouns import Chat, Text
+from luthier.base.objective import is_masked
+from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, Probe, PseudoPerplexityProbe, WinRateProbe
+from luthier.base.recipe import Stage, Supervised
+from luthier.data.dataset import Dataset
+from luthier.run.context import Context, asked_prompts
+from luthier.run.pairs import check_preferences
+from luthier.run.rewards import check_programs
+from luthier.run.tune import sources_of
+
+DOCUMENTS = ("text",)
+CONVERSATIONS = ("messages", "sharegpt", "alpaca", "prompt_completion", "qa", "template")
+
+
+def check_sources(context: Context) -> None:
+    """Reads every source and loads every program of the recipe. Raises UserError with all that does not suit."""
+    recipe = context.recipe
+    check_programs(recipe, context.root)
+    problems = []
+    for named, spec in raters(context):
+        try:
+            load_function(spec, context.root)
+        except UserError as error:
+            problems += [f"{named}: {problem}" for problem in error.problems]
+    for name in recipe.data:
+        context.dataset(name)
+    for index, stage in enumerate(recipe.stages):
+        problems += [f"stages[{index}].{stage.kind}: {said}" for said in of_stage(context, stage)]
+    for name, probe in recipe.evaluate.items():
+        problems += [f"evaluate.{name}: {said}" for said in of_probe(context, probe)]
+    if problems:
+        raise UserError(problems)
+    check_preferences(context)
+
+
+def raters(context: Context) -> Iterator[tuple[str, str]]:
+    """Every rater that the recipe names, and where."""
+    for index, stage in enumerate(context.recipe.stages):
+        if isinstance(stage, Prefer) and stage.rater is not None:
+            yield f"stages[{index}].prefer.rater", stage.rater
+    for name, probe in context.recipe.evaluate.items():
+        if isinstance(probe, WinRateProbe):
+            yield f"evaluate.{name}.rater", probe.rater
+
+
+def of_stage(context: Context, stage: Stage) -> Iterator[str]:
+    """What is wrong with the sources of a stage that trains on rows, or answers prompts."""
+    if isinstance(stage, Supervised):
+        masked = is_masked(context.recipe)
+        fit = DOCUMENTS if masked else (*DOCUMENTS, *CONVERSATIONS)
+        for name in sources_of(stage.data, stage.replay):
+            if name in context.recipe.data and (data := context.dataset(name)).format not in fit:
+                yield f"{read_as(data)}. Give documents{'' if masked else ' or conversations'}."
+    if isinstance(stage, Ppo | Grpo | BestOf | Prefer) and stage.prompts is not None:
+        data = context.dataset(stage.prompts)
+        if not asked_prompts(data.train + (data.heldout if isinstance(stage, Prefer) else [])):
+            yield f"{read_as(data)}, and no prompt to answer is among its training rows. Give conversations, or pairs."
+
+
+def of_probe(context: Context, probe: Probe) -> Iterator[str]:
+    """What is wrong with a probe's source."""
+    data = context.dataset(probe.data)
+    every = [*data.train, *data.heldout]
+    match probe:
+        case ChoicesProbe():
+            if data.format != "choices":
+                yield f"{read_as(data)}, and choices asks multiple choice. Give rows with query, choices and gold."
+        case AnswersProbe() | WinRateProbe():
+            if not (asked := asked_prompts(every)):
+                yield f"{read_as(data)}, and {probe.kind} asks questions. Give conversations."
+            elif isinstance(probe, AnswersProbe) and (bare := [c for c in asked if not c.accept][: probe.limit]):
+                yield (
+                    f"{bare[0].origin} has no column accept, the value that a right answer contains. Add it to every "
+                    f"row of data.{data.name}, or measure with kind: loss."
+                )
+        case _:
+            yield from of_reading(context, probe, data)
+
+
+def of_reading(context: Context, probe: Probe, data: Dataset) -> Iterator[str]:
+    """What is wrong with the source of a probe that only reads."""
+    alone = isinstance(probe, FillMaskProbe | PseudoPerplexityProbe) or is_masked(context.recipe)
+    kinds = "documents" if alone else "documents or conversations"
+    held_only = not isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe) and probe.heldout_only
+    rows = list(data.heldout) if held_only else [*data.train, *data.heldout]
+    looked_at_all = context.first_rows is None or not context.recipe.data[data.name].stream
+    if data.format not in (DOCUMENTS if alone else (*DOCUMENTS, *CONVERSATIONS)):
+        yield f"{read_as(data)}, and {probe.kind} reads {kinds}."
+    elif looked_at_all and not any(isinstance(row, Text if alone else Text | Chat) for row in rows):
+        yield f"data.{data.name} has no held-out rows to measure. Raise its heldout, or set heldout_only: false."
+
+
+def read_as(data: Dataset) -> str:
+    """The beginning of a refusal."""
+    return f"data.{data.name} was read as {data.format}"

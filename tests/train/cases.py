@@ -22,13 +22,14 @@ from luthier.base.nouns import Chat
 from luthier.base.recipe import Pretrain
 from luthier.base.tuning import Lora, Masking, Quantize
 from luthier.model.adapt import add_adapter, checkpoint_adapter, only, restore_adapter, trainable
-from luthier.model.heads import scalar_head, sequence_scores
+from luthier.model.heads import scalar_head
 from luthier.model.load import wrap
 from luthier.model.quantise import loading
 from luthier.model.roles import Roles, separate_roles, shared_roles
-from luthier.model.score import LanguageModel, score
+from luthier.model.score import LanguageModel
 from luthier.model.verify import choose_layout
-from luthier.objectives import bradley_terry, nll
+from luthier.run.reward import pair_loss
+from luthier.run.tune import lm_loss
 from luthier.tokens.masking import Vocabulary, hiding
 from luthier.train.average import Average
 from luthier.train.checkpoint import Checkpoints, Weights
@@ -140,11 +141,6 @@ def weights_of(lm: LanguageModel) -> Weights:
     )
 
 
-def lm_loss(lm: LanguageModel, micro: Micro) -> Loss:
-    """The loss of pretraining and sft."""
-    return Loss(nll(score(lm, micro.batch), micro.batch.weight_M), {})
-
-
 def language(
     lm: LanguageModel, rows: Any = None, microbatch_tokens: int = 60, hide: Any = None, **settings: Any
 ) -> Case:
@@ -171,21 +167,14 @@ def masked(way: str, dropout: float = 0.0, microbatch_tokens: int = 60) -> Case:
     return language(learner(way, dropout, "bert"), None, microbatch_tokens, hide)
 
 
-def reward(way: str, dropout: float = 0.0, strengths: bool = True) -> Case:
+def reward(way: str, dropout: float = 0.0) -> Case:
     """A reward model and its head; the pairs say how strongly one answer was preferred, and how unanimously."""
     lm, head = learner(way, dropout), scalar_head(32, 0, "head")
     facts = {"margin_P": [i % 3 / 2 for i in range(32)], "agreement_P": [0.6 + i % 5 / 10 for i in range(32)]}
-    source = Pairs(draw_pairs(32), 3, 8, 120, 1.5, facts if strengths else None)
-
-    def loss(lm: LanguageModel, micro: Micro) -> Loss:
-        scores_N = sequence_scores(lm, head, micro.batch)
-        margin_P = scores_N[0::2] - scores_N[1::2]
-        right = ((margin_P > 0).sum(), float(len(margin_P)))
-        known = (micro.data.get("margin_P", 0.0), micro.data.get("agreement_P", 1.0))
-        return Loss(bradley_terry(scores_N[0::2], scores_N[1::2], *known), {"accuracy": right})
+    source = Pairs(draw_pairs(32), 3, 8, 120, 1.5, facts)
 
     how = Reward(kind="reward", learning_rate=1e-3)
-    return Case(lm, how, source, loss, weights_of(lm), {"head": head})
+    return Case(lm, how, source, lambda lm, micro: pair_loss(lm, head, micro), weights_of(lm), {"head": head})
 
 
 def at_start(lm: LanguageModel, rows: Any) -> list[float]:
@@ -204,10 +193,12 @@ def preference(how: Dpo | Orpo | Simpo, way: str, dropout: float = 0.0) -> Case:
 
 
 def kto(way: str, dropout: float = 0.0) -> Case:
-    """KTO, whose steps look at the model before they are taken."""
+    """KTO, whose steps look at the model before they are taken; strangers' answers have gained two nats, for a KL that
+    is above 0."""
     lm, answers = learner(way, dropout), [answer for pair in draw_pairs(20) for answer in pair]
     how, which = Kto(kind="kto", good_weight=1.3, learning_rate=1e-3), shuffled_steps(40, 8, 1.2, 3)
-    strangers = [at_start(lm, mismatched([answers[i] for i in step], 100)) for step in which]
+    others = [at_start(lm, mismatched([answers[i] for i in step], 100)) for step in which]
+    strangers = [[logp - 2 for logp in step] for step in others]
     known = KtoReference(at_start(lm, answers), strangers)
     source = Marked(lm, answers, [i % 2 == 0 for i in range(40)], which, known, 80, 100)
     return Case(lm, how, source, lambda lm, micro: kto_loss(lm, how, micro), weights_of(lm))

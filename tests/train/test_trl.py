@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from luthier.base.alignment import Dpo, Kto
 from luthier.base.nouns import Tokens
-from luthier.model.heads import scalar_head, sequence_scores
-from luthier.model.score import score
+from luthier.model.heads import scalar_head
 from luthier.model.verify import choose_layout
-from luthier.objectives import bradley_terry, nll
+from luthier.run.reward import pair_loss
+from luthier.run.tune import lm_loss
 from luthier.tokens.pack import forest
 from luthier.tokens.tokenizer import train_tokenizer
 from luthier.train.preference import (
@@ -29,7 +29,7 @@ from luthier.train.preference import (
     mismatched,
     preference_loss,
 )
-from luthier.train.sources import Pairs, pair_micro
+from luthier.train.sources import Micro, Pairs, pair_micro
 
 RELATIVE = 1e-5
 ROWS = [
@@ -156,8 +156,7 @@ def test_sft(trl, tokenizer, tmp_path):
     batch["completion_mask"] = (batch["labels"] != -100).long()
     rows = rows_of(batch)
     batch.pop("completion_mask")
-    packed = forest(rows)
-    loss = nll(score(lm, packed), packed.weight_M) / sum(sum(row.weights) for row in rows)
+    loss = lm_loss(lm, Micro(forest(rows), {})).total / sum(sum(row.weights) for row in rows)
     loss.backward()
     same(loss.item(), gradients(lm.module), *theirs(trainer, [batch]))
 
@@ -246,8 +245,7 @@ def test_reward(margins, trl, tokenizer, tmp_path):
     rows = rows_of(batch, supervised=None)
     pairs = list(zip(rows[: len(ROWS)], rows[len(ROWS) :], strict=True))
     micro = pair_micro(pairs, {"margin_P": batch["margin"]} if margins else {})
-    scores_N = sequence_scores(lm, head, micro.batch)
-    loss = bradley_terry(scores_N[0::2], scores_N[1::2], micro.data.get("margin_P", 0.0)) / len(pairs)
+    loss = pair_loss(lm, head, micro).total / len(pairs)
     loss.backward()
     found = gradients(lm.module) | {"score.weight": head.weight.grad}
     same(loss.item(), found, *theirs(trainer, [batch]))

@@ -26,6 +26,7 @@ from luthier.model.heads import (
     sequence_scores,
 )
 from luthier.model.load import save_model
+from luthier.model.score import LanguageModel
 from luthier.objectives import bradley_terry
 from luthier.run.context import Context
 from luthier.run.fitting import job_for, microbatch_tokens, tried
@@ -68,7 +69,7 @@ def run_reward(
     limit = microbatch_tokens(context, stage)
     source = Pairs(pairs, context.seed(folder), stage.batch_pairs, limit, stage.epochs, facts)
     watch = accuracy_watcher(learner, head, held[:256], pairs, log)
-    loss = lambda m: pair_loss(learner, head, m)  # noqa: E731
+    loss = lambda m: pair_loss(learner.lm, head, m)  # noqa: E731
     job = job_for(context, folder, stage, learner, source, loss, watch, log, heads={"head": head})
     passed += tried(job, learner, made.sequences, source.largest())
     used = fit(job)
@@ -121,9 +122,9 @@ def reward_learner(context: Context, folder: StageFolder, stage: Reward) -> tupl
     return learner, head.to(learner.lm.device)
 
 
-def pair_loss(learner: Learner, head: nn.Linear, micro: Micro) -> Loss:
+def pair_loss(lm: LanguageModel, head: nn.Linear, micro: Micro) -> Loss:
     """Bradley-Terry over the pairs of a microbatch, with their margins and agreement where they have them."""
-    scores_N = sequence_scores(learner.lm, head, micro.batch)
+    scores_N = sequence_scores(lm, head, micro.batch)
     chosen_P, rejected_P = scores_N[0::2], scores_N[1::2]
     right = float((chosen_P > rejected_P).sum())
     return Loss(

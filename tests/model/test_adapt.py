@@ -351,12 +351,20 @@ def test_ia3_takes_what_is_named():
             Ia3(kind="ia3"),
             r"adapter\.targets: the last projection of the MLP of Mixtral.* There are: .*k_proj",
         ),
+        ("mamba", Lora(targets=["in_proj", "dt_proj"]), r"adapter\.targets: Mamba.* reads the weights of dt_proj w"),
         ("mamba", Ia3(kind="ia3"), r"adapter\.targets: the projections to keys and values of Mamba"),
     ],
 )
 def test_layers_that_are_not_there_are_told(kind, how, said):
     with pytest.raises(UserError, match=said):
         add_adapter(base(kind), how, "policy", seed=0)
+
+
+def test_lora_leaves_out_what_a_state_space_model_reads_past_it():
+    lm = with_method(LORA, "mamba")
+    on = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in trainable(lm.module)}
+    assert on == {"in_proj"}
+    assert float((logp(merged(lm)) - logp(lm)).abs().max()) < 1e-4 < float((logp(base("mamba")) - logp(lm)).abs().max())
 
 
 def test_an_adapter_for_another_base_is_refused(tmp_path):

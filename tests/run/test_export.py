@@ -99,6 +99,8 @@ def test_bad_requests_leave_nothing(made, tmp_path):
     (tmp_path / "there" / "file").touch()
     with pytest.raises(UserError, match="is there already and is not empty"):
         export_model(made, None, "gguf", "f16", tmp_path / "there")
+    with pytest.raises(UserError, match=r"--out: .*there/file/x: .*there/file is a file"):
+        export_model(made, None, "hf", "f16", tmp_path / "there" / "file" / "x")
     recipe = made.parents[1] / "carried.yaml"
     carried = RECIPE.replace("adapter: {rank: 4}}", "adapter: {kind: prefix, tokens: 4}}").replace(
         "name: out", "name: no"
@@ -108,3 +110,33 @@ def test_bad_requests_leave_nothing(made, tmp_path):
     with pytest.raises(UserError, match=r"export: stages\[1\] trains a prefix adapter"):
         run_recipe(load_recipe(recipe, changes), recipe)
     assert not list((tmp_path / "no").glob("1-*"))
+
+
+def on_base(made, folder, name, base, rest=""):
+    """Runs two steps of tuning on a base in a folder."""
+    recipe = made.parents[1] / f"{name}.yaml"
+    head, data = RECIPE[: RECIPE.index("base:")], RECIPE[RECIPE.index("data:") : RECIPE.index("export:")]
+    stage = f"stages:\n  - {{kind: sft, data: questions, steps: 2, batch_tokens: 512{rest}}}\n"
+    recipe.write_text(head.replace("name: out", f"name: {name}") + f"base: {base}\n" + data + stage)
+    return lambda *more: run_recipe(load_recipe(recipe, [f"out={json.dumps(str(folder))}", *more]), recipe)
+
+
+def test_a_base_that_has_changed_since_is_not_what_the_adapter_was_trained_on(made, tmp_path):
+    """Of the same shape, other weights: nothing can be said of the adapter, and the merged model is still the one."""
+    base, _ = export_model(made, "sft", "hf", "f16", tmp_path / "base")
+    run = on_base(made, tmp_path, "changed", base, ", adapter: {rank: 2}")()
+    assert "greedy tokens equal" in said(export_model(run, None, "hf", "f16", tmp_path / "one")[1])["adapter"]
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    lines = said(export_model(run, None, "hf", "f16", tmp_path / "two")[1])
+    assert lines["adapter"] == "not compared: the model it was trained on is not there any more, or has changed"
+
+
+def test_a_base_that_carries_an_adapter_is_told_before_training(made, tmp_path):
+    base, _ = export_model(made, "sft", "hf", "f16", tmp_path / "base")
+    on_base(made, tmp_path, "first", base, ", adapter: bottleneck")()
+    (carrying,) = (tmp_path / "first").glob("1-sft-*/model")
+    with pytest.raises(UserError, match="it carries adapters beside its weights, and GGUF holds weights only"):
+        on_base(made, tmp_path, "second", carrying)("export=[gguf-f16]")
+    assert not list((tmp_path / "second").glob("1-*"))

@@ -40,12 +40,23 @@ KEYS_AND_VALUES = (
 MLP_OUT = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj", "fc_out", "w2", "mlp.Wo", "lin2", "output.dense")
 """What the last projection of a block's MLP is called; the first that it has."""
 
+STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+"""Architectures that read the weights of some layers without calling them: what is trained beside those weights would
+act once it is merged, and not before."""
+READ_PAST = ("out_proj", "conv1d", "x_proj", "dt_proj")
+"""What those layers are called."""
+
 
 def linear_layers(core: Any) -> dict[str, nn.Module]:
     """Every layer that a tuner can go on, by name, the output head included."""
     kinds = (nn.Linear, Conv1D, nn.Embedding)
     found = {name: layer for name, layer in core.named_modules() if isinstance(layer, kinds) and "lora_" not in name}
     return {name.removesuffix(".base_layer"): layer for name, layer in found.items()}
+
+
+def read_past(core: Any) -> tuple[str, ...]:
+    """The ends of names of layers that no tuner can go on."""
+    return READ_PAST if core.config.model_type in STATE_SPACE else ()
 
 
 def named(names: Iterable[str], suffix: str) -> list[str]:
@@ -67,6 +78,11 @@ def check_targets(core: Any, targets: Iterable[str], setting: str) -> None:
         raise UserError(
             f"{setting}: no layer of {type(core).__name__} is called {', '.join(wrong)}."
             f"{did_you_mean(wrong[0], endings(found).split(', '))} There are: {endings(found)}."
+        )
+    if past := [target for target in targets if target.rpartition(".")[2] in read_past(core)]:
+        raise UserError(
+            f"{setting}: {type(core).__name__} reads the weights of {', '.join(past)} without calling the layer: an "
+            "adapter there would act once it is merged, and not before. Leave it out."
         )
     embedding, head = core.get_input_embeddings(), core.get_output_embeddings()
     tied = [name for name, m in found.items() if m in (embedding, head) and head.weight is embedding.weight]
@@ -101,9 +117,13 @@ def all_linear(core: Any) -> str | list[str]:
     writes the whole names into the folder, which would then fit a model of more layers, too."""
     head = core.get_output_embeddings()
     found = linear_layers(core)
-    wanted = {name for name, layer in found.items() if layer is not head and not isinstance(layer, nn.Embedding)}
+    past = read_past(core)
+    taken = {name for name, layer in found.items() if layer is not head and not isinstance(layer, nn.Embedding)}
+    wanted = {name for name in taken if name.rpartition(".")[2] not in past}
     last = sorted({name.rpartition(".")[2] for name in wanted})
-    return last if set(expand(found, last)) == wanted else "all-linear"
+    if set(expand(found, last)) == wanted:
+        return last
+    return sorted(wanted) if past else "all-linear"
 
 
 def mlp_out(names: Iterable[str], ending: str) -> list[str]:
@@ -164,10 +184,14 @@ def add_tuner(module: Any, core: Any, how: Lora | Ia3, name: str, new_tokens: tu
             f"adapter.dora: the rows of {odd[0]} are no multiple of 64 numbers; bitsandbytes, which DoRA asks for the "
             "weights, mixes up the blocks of such rows on a CPU. Use quantize: int8, or plain lora."
         )
-    if isinstance(module, PeftModel):
-        module.add_adapter(name, config)
-    else:
-        module = get_peft_model(module, config, adapter_name=name)
+    try:
+        if isinstance(module, PeftModel):
+            module.add_adapter(name, config)
+        else:
+            module = get_peft_model(module, config, adapter_name=name)
+    except ValueError as error:  # PEFT knows layers that it cannot be on
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"adapter.targets: {said[:240]}. Give other targets.") from error
     module.set_adapter(name)
     return module
 

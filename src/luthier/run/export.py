@@ -19,14 +19,15 @@ import torch
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import disk_errors, new_folder, read_json, write_json, write_text
 from luthier.base.nouns import Message, Tokens
-from luthier.base.recipe import Base, Recipe
+from luthier.base.recipe import Recipe
 from luthier.base.tuning import Quantize
 from luthier.generate import Sampling, sample
 from luthier.model.adapt import load_adapter, takes
+from luthier.model.carried import kinds
 from luthier.model.gguf import Bits, read_gguf, refusal, require_gguf, rounded, write_gguf
 from luthier.model.load import Loaded, load_folder, load_model, wrap
 from luthier.model.score import score
-from luthier.run.context import Context, renderer_of
+from luthier.run.context import Context, base_hash, renderer_of
 from luthier.run.memo import find_stage
 from luthier.tokens.pack import forest
 from luthier.tokens.tokenizer import CHATML
@@ -57,6 +58,10 @@ def export_model(run: Path, stage: str | None, to: str, bits: Bits, out: Path | 
     it cannot be written like this, RunError where what was written is not what was trained: nothing is left then."""
     folder, record = find_stage(run, stage)
     target = out or run / "export" / f"{record['name']}-{bits if to == 'gguf' else 'hf'}"
+    if (file := next((place for place in (target, *target.parents) if place.is_file()), None)) is not None:
+        raise UserError(f"--out: {target}: {file} is a file. Give a folder.")
+    if to == "gguf":
+        require_gguf()
     if target.exists() and any(target.iterdir()):
         raise UserError(f"--out: {target}: is there already and is not empty. Remove it, or give another.")
     merged = load_folder(folder / "model", "cpu", torch.float32)
@@ -126,7 +131,7 @@ def trained_line(
     base = base_of(run, record, Quantize(**held) if held else None)
     if base is None:
         return [
-            Line("adapter", True, "not compared: the model it was trained on is not among the run's files any more")
+            Line("adapter", True, "not compared: the model it was trained on is not there any more, or has changed")
         ]
     lm = base.lm
     if not takes(lm, adapter):
@@ -148,10 +153,11 @@ def base_of(run: Path, record: dict[str, Any], quantize: Quantize | None) -> Loa
         file = run / name / "stage.json"
         if file.exists() and read_json(file)["hash"] == wanted and (run / name / "model").is_dir():
             return load_folder(run / name / "model", "cpu", torch.float32, quantize)
-    base = Base.model_validate(read_json(run / "resolved.json")["base"])
-    if base.model is None or "root" not in current:
+    recipe = Recipe.model_validate(read_json(run / "resolved.json"))
+    if recipe.base.model is None or "root" not in current:
         return None
-    return load_model(base, Path(current["root"]), "cpu", quantize)
+    root = Path(current["root"])
+    return load_model(recipe.base, root, "cpu", quantize) if base_hash(recipe, root) == wanted else None
 
 
 def same_lines(
@@ -250,7 +256,10 @@ def check_exports(context: Context, recipe: Recipe) -> None:
             )
     if fresh is None:
         loaded = context.load(context.models["base"])
-        if why := refusal(loaded.lm.core.config, loaded.tokenizer):
+        why = refusal(loaded.lm.core.config, loaded.tokenizer)
+        if why is None and kinds(loaded.lm.core):
+            why = "it carries adapters beside its weights, and GGUF holds weights only"
+        if why is not None:
             raise UserError(
                 f"export: {recipe.base.model}: {why}. Remove export: the Hugging Face folder is made anyway."
             )

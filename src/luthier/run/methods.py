@@ -187,7 +187,8 @@ def compared(recipe: Recipe, wanted: str | None) -> int:
     names = {stage_name(recipe.stages[i]): i for i in fit}
     if wanted is not None and wanted not in names:
         raise UserError(
-            f"--stage {wanted}: {did_you_mean(wanted, names)} Can be compared: {', '.join(names) or 'none'}."
+            f"--stage {wanted}: cannot be compared, or is not there.{did_you_mean(wanted, names)} "
+            f"Those that can: {', '.join(names) or 'none'}."
         )
     if not fit:
         raise UserError(

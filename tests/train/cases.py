@@ -4,9 +4,11 @@ equivalence and those of several processes run them."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,18 +68,9 @@ class Case(NamedTuple):
     states: dict[str, Any] = {}
 
 
-class Lost(Exception):
-    """The machine is gone."""
-
-
-def job_of(case: Case, folder: Path, lost_at: int | None = None, every: int = 1) -> Job:
+def job_of(case: Case, folder: Path, look: Callable[[int], None] = lambda step: None, every: int = 1) -> Job:
     """The job of a case; its folder is `folder`. It looks at every step, and keeps a checkpoint at `every` one that it
-    may; `lost_at` is the step at whose evaluation the machine is lost."""
-
-    def evaluate(step: int) -> None:
-        if step == lost_at:
-            raise Lost
-
+    may."""
     how = case.how.model_copy(update={"checkpoint_every_steps": every, "evaluate_every_steps": 1})
     parameters = {**trainable(case.lm.module), **{name: head.weight for name, head in case.heads.items()}}
     steppers = optimizers(parameters, case.how)
@@ -87,7 +80,7 @@ def job_of(case: Case, folder: Path, lost_at: int | None = None, every: int = 1)
     checkpoints = Checkpoints(folder / "checkpoints", case.weights, states, parameters)
     return Job(
         case.lm.module, list(parameters.values()), steppers, case.source, lambda micro: case.loss(case.lm, micro),
-        evaluate, how, checkpoints, EventLog(folder / "events.jsonl"), 7, CPU,
+        look, how, checkpoints, EventLog(folder / "events.jsonl"), 7, CPU,
         average=average, noise=Noise(case.lm, how.neftune, 7) if how.neftune else None,
     )  # fmt: skip
 
@@ -101,32 +94,32 @@ def tamed(module: PreTrainedModel) -> PreTrainedModel:
     return module
 
 
-def model(kind: str = "llama") -> LanguageModel:
-    """A small causal or masked model."""
-    return choose_layout(tamed(tiny_encoder(kind) if kind == "bert" else tiny(kind)))[0]
-
-
-def in_few_bits(kind: str = "llama") -> LanguageModel:
-    """The same on a base in 4 bits."""
+@cache
+def made(kind: str, in_few_bits: bool = False) -> LanguageModel:
+    """A small causal or masked model, also with its weights in 4 bits. Shared: `model` gives copies."""
+    lm = choose_layout(tamed(tiny_encoder(kind) if kind == "bert" else tiny(kind)))[0]
+    if not in_few_bits:
+        return lm
     with tempfile.TemporaryDirectory() as folder:
-        core = model(
-            kind
-        ).core  # saved by hand: transformers' save_pretrained writes on the first of several ranks only
-        core.config.to_json_file(Path(folder) / "config.json", use_diff=False)
-        save_file(
-            {k: v.clone() for k, v in core.state_dict().items()}, Path(folder) / "model.safetensors", {"format": "pt"}
-        )
+        # Saved by hand: transformers' save_pretrained writes on the first of several ranks only.
+        weights = {name: value.clone() for name, value in lm.core.state_dict().items()}
+        save_file(weights, Path(folder) / "model.safetensors", {"format": "pt"})
+        lm.core.config.to_json_file(Path(folder) / "config.json", use_diff=False)
         auto = AutoModelForMaskedLM if kind == "bert" else AutoModelForCausalLM
         module = auto.from_pretrained(folder, dtype=torch.float32, **loading(Quantize(), "cpu"))
     return wrap(module, None, "cpu", torch.float32).lm
+
+
+def model(kind: str = "llama", in_few_bits: bool = False) -> LanguageModel:
+    """A small model of one's own."""
+    return copy.deepcopy(made(kind, in_few_bits))
 
 
 def learner(way: str, dropout: float = 0.0, kind: str = "llama") -> LanguageModel:
     """A model to train: all its weights, or an adapter."""
     if way == "full":
         return model(kind)
-    base = model(kind) if way == "LoRA" else in_few_bits(kind)
-    return add_adapter(base, Lora(rank=4, dropout=dropout), "policy", 0)
+    return add_adapter(model(kind, way == "QLoRA"), Lora(rank=4, dropout=dropout), "policy", 0)
 
 
 def weights_of(lm: LanguageModel) -> Weights:

@@ -33,7 +33,7 @@ from luthier.tokens.pack import forest
 from luthier.train.loop import fit
 from luthier.train.ranks import here, joined
 from luthier.train.together import step_as_they_lie
-from train.cases import OBJECTIVES, Case, Lost, job_of, language, learner, masked, model, tamed
+from train.cases import OBJECTIVES, Case, job_of, language, learner, masked, model, tamed
 from train.rows import draw
 
 ALONE = 1
@@ -95,10 +95,19 @@ class Curve(NamedTuple):
     weights: dict[str, Tensor]
 
 
+class Lost(Exception):
+    """The machine is gone."""
+
+
 def lose(name: str, folder: Path, at: int) -> None:
-    """Runs a case until its machine is lost."""
+    """Runs a case until its machine is lost, before the evaluation of a step."""
+
+    def look(step: int) -> None:
+        if step == at:
+            raise Lost
+
     with contextlib.suppress(Lost):
-        fit(job_of(CASES[name](), folder, at))
+        fit(job_of(CASES[name](), folder, look))
 
 
 def curve(name: str, folder: Path) -> Curve:

@@ -4,6 +4,7 @@ a run that was lost and goes on from its checkpoint."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from luthier.model.verify import library_attention
 from luthier.tokens.pack import paths
 from luthier.train.loop import fit
 from luthier.train.step import accumulate
-from train.cases import OBJECTIVES, WAYS, Lost, job_of
+from train.cases import OBJECTIVES, WAYS, job_of
 
 WIDE, ALONE = 100_000, 1
 """Tokens in a microbatch: a whole step; one sequence, or one pair."""
@@ -34,7 +35,7 @@ def stirred(parameters) -> None:
 def near(found, expected, why) -> None:
     """Loss and gradients are one."""
     loss, gradients = expected
-    assert found[0] == pytest.approx(loss, rel=NEAR, abs=NEAR), why
+    assert found[0] == pytest.approx(loss, rel=NEAR, abs=NEAR / 10), why
     whole = torch.cat([g.flatten() for g in gradients]).norm()
     gap = torch.cat([(a - b).flatten() for a, b in zip(found[1], gradients, strict=True)]).norm()
     assert whole > 1e-3 and gap <= NEAR * whole, f"{why}: {gap / whole}"
@@ -97,12 +98,12 @@ def test_what_is_recomputed_is_what_was_computed(name, way, tmp_path):
     near(again, kept, "recomputed")
 
 
-def trained(name, way, folder, lost_at=None):
+def trained(name, way, folder, look=lambda step: None):
     """(step, loss, gradient norm) as told, and the weights that came out."""
     folder.mkdir(exist_ok=True)
     case = OBJECTIVES[name](way, dropout=0.2)
     case.source.microbatch_tokens = 200
-    job = job_of(case, folder, lost_at, every=4)
+    job = job_of(case, folder, look, every=4)
     fit(job)
     told = [(e["step"], e["loss"], e["grad_norm"]) for e in read_events(folder / "events.jsonl") if e["kind"] == "step"]
     return told, [p.detach() for p in (*job.parameters, *case.lm.module.parameters())]
@@ -111,12 +112,17 @@ def trained(name, way, folder, lost_at=None):
 @EVERY
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("causal", "dpo", "ipo", "dapo")])
 def test_resumed_is_uninterrupted(name, way, tmp_path):
-    """Bit for bit, dropout included. Those that are left out have the state of sft, `dpo with all` and rloo."""
-    told, weights = trained(name, way, tmp_path / "whole")
-    with pytest.raises(Lost):
-        trained(name, way, tmp_path / "lost", lost_at=5)
-    told_again, weights_again = trained(name, way, tmp_path / "lost")
-    resumed = [e["step"] for e in read_events(tmp_path / "lost" / "events.jsonl") if e["kind"] == "resume"]
+    """From the disk as it was in step 5, bit for bit, dropout included. Those that are left out have the state of sft,
+    `dpo with all` and rloo."""
+    whole, lost = tmp_path / "whole", tmp_path / "lost"
+
+    def look(step):
+        if step == 5:
+            shutil.copytree(whole, lost)
+
+    told, weights = trained(name, way, whole, look)
+    told_again, weights_again = trained(name, way, lost)
+    resumed = [e["step"] for e in read_events(lost / "events.jsonl") if e["kind"] == "resume"]
     assert resumed == [4]  # where the last rollout, of two steps, began
     assert told_again == told and len({norm for _, _, norm in told}) == 6
     assert all(torch.equal(a, b) for a, b in zip(weights_again, weights, strict=True))

@@ -29,6 +29,7 @@ FRESH = "{fresh: {layers: 4}}"
         ("small", "", ", adapter: lora, quantize: {kind: int8, double: false}", "quantize.double: is for nf4, whose scales are many; int8 has one a row. Remove it."),
         ("small", "", ", adapter: lora, optimizer: muon", "optimizer: muon is for a model's own matrices, not for an adapter's. Use adamw."),
         ("small", "", ", adapter: ia3, optimizer: muon", "optimizer: muon is for a model's own matrices, not for an adapter's. Use adamw."),
+        ("small", "", ", adapter: {targets: []}", "adapter.targets: is empty. Name layers, or remove it for the usual ones."),
         ("small", "", ", freeze: {}", "freeze: names nothing to freeze. Give first, last, embeddings, head or pattern, or remove it."),
         ("small", "", ", freeze: {first: 1}, adapter: prefix", "freeze: has no layers to choose from: prefix trains virtual tokens. Remove one of the two."),
         (FRESH, "", ", freeze: {first: 2, last: 2}", "freeze: first 2 and last 2 leave none of the 4 blocks to train. Freeze fewer; to train only what is outside the blocks, name them by a pattern."),

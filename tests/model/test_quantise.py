@@ -22,6 +22,7 @@ from luthier.generate import Sampling, sample
 from luthier.model import quantise
 from luthier.model.adapt import add_adapter, load_adapter, merged, only, save_adapter, trainable
 from luthier.model.load import wrap
+from luthier.model.load import load_folder
 from luthier.model.quantise import dequantise, held_as, held_bytes, is_quantised, layers, loading, numbers, weight_of
 from luthier.model.score import score
 from luthier.model.verify import own_forward, probe_sequences
@@ -342,6 +343,11 @@ def test_without_bitsandbytes_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setattr(quantise, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'quantize: needs bitsandbytes.*pip install "luthier\[quant\]"'):
         loading(NF4, "cpu")
+
+
+def test_a_model_that_reads_its_weights_past_their_layers_is_refused(folders):
+    with pytest.raises(UserError, match=r"quantize\.kind: nf4: a mamba model reads some weights without calling"):
+        load_folder(folders("mamba"), "cpu", torch.float32, NF4)
 
 
 def test_new_tokens_on_a_quantised_base_train_and_merge(folders):

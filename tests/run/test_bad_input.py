@@ -226,6 +226,11 @@ def test_a_base_that_cannot_be_used_says_why(case, base, recipe, tmp_path):
     assert "\n" not in told(error, str(base.name), *parts)
 
 
+def test_a_folder_has_no_revision(base, recipe, tmp_path):
+    with pytest.raises(UserError, match=r"base\.revision: v2: base is a folder here, which has none\. Remove it\."):
+        run_small(recipe, tmp_path / "out", "base={model: base, revision: v2}")
+
+
 def test_pickled_weights_load_when_the_recipe_says_so(base, recipe, tmp_path):
     pickled(base)
     settings = ["base.allow_pickle=true", FIRST, "evaluate={}"]

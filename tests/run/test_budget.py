@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.base.config import load_recipe
-from luthier.base.errors import RunError
+from luthier.base.errors import RunError, UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json, write_json
 from luthier.run.budget import requested_tokens
@@ -217,6 +217,15 @@ def test_a_whole_recipe_ends_in_time(tmp_path):
                    if e["kind"] == "eval" and e["step"])  # fmt: skip
         assert record.get("kept_step", record["steps"]) == best[1], name
     assert read_json(run / "report.json")["metrics"]["forgetting"]
+
+
+def test_a_budget_that_leaves_no_time_to_train_is_told_before_it(tmp_path):
+    path = budget_world(tmp_path, {"hours": 1e-5})
+    with pytest.raises(
+        UserError, match=r"budget\.hours: 1e-05 \(0\.036 s\) leaves no time to train: .* Give more than"
+    ):
+        run_small(path, tmp_path / "out")
+    assert not list((tmp_path / "out" / "small").glob("1-*/checkpoints/step-1*"))
 
 
 def test_what_a_stage_asks_for_and_what_its_folder_depends_on(tmp_path):

@@ -20,6 +20,8 @@ def check_trained(recipe: r.Recipe) -> Iterator[tuple[Loc, str]]:
             yield from check_quantize((*at, "quantize"), stage, index == 0 and recipe.base.fresh is not None)
         if stage.freeze is not None:
             yield from check_freeze((*at, "freeze"), stage, recipe.base.fresh)
+        if isinstance(stage.adapter, Lora | Ia3) and stage.adapter.targets == []:
+            yield (*at, "adapter", "targets"), "is empty. Name layers, or remove it for the usual ones."
         if stage.optimizer == "muon" and isinstance(stage.adapter, Lora | Ia3):
             yield (*at, "optimizer"), "muon is for a model's own matrices, not for an adapter's. Use adamw."
 

@@ -27,7 +27,7 @@ from luthier.base.seeds import seed_for
 from luthier.base.tuning import Quantize
 from luthier.model.carried import VIRTUAL, bare, kinds, load_carried, save_carried
 from luthier.model.encoders import CLASS, first_position, is_encoder
-from luthier.model.quantise import is_quantised, leave_file, loading, settle
+from luthier.model.quantise import is_quantised, leave_file, loading, refuse_in_few_bits, settle
 from luthier.model.score import LanguageModel
 from luthier.model.verify import LoadCheck, choose_layout, context_of
 from luthier.model.virtual import rows_refused, virtual_of
@@ -134,9 +134,12 @@ def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = 
         raise UserError(f"base.model: {base.model}: no such folder. Give a folder with config.json, or a hub id.")
     where = str(folder) if local else base.model
     options: dict[str, Any] = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
-    bits = loading(quantize, device) if quantize is not None else {}
+    if local and base.revision is not None:
+        raise UserError(f"base.revision: {base.revision}: {base.model} is a folder here, which has none. Remove it.")
     try:
-        refuse_other_kind(base, AutoConfig.from_pretrained(where, **options), masked)
+        config = AutoConfig.from_pretrained(where, **options)
+        refuse_other_kind(base, config, masked)
+        bits = in_few_bits(quantize, device, config)
         # dtype float32: weights are trained in full precision; the arithmetic is chosen by autocast.
         read: Any = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_pretrained(
             where,
@@ -164,6 +167,14 @@ def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = 
         tokenizer.chat_template = template.read_text()
     loaded = wrap(module, tokenizer, device, compute_dtype(base.dtype, device))
     return with_carried(loaded, folder) if local else loaded
+
+
+def in_few_bits(quantize: Quantize | None, device: str, config: Any) -> dict[str, Any]:
+    """What `from_pretrained` is told besides, where the base is to be held in few bits. Raises UserError."""
+    if quantize is None:
+        return {}
+    refuse_in_few_bits(quantize, config.model_type)
+    return loading(quantize, device)
 
 
 def refuse_other_kind(base: Base, config: Any, masked: bool) -> None:
@@ -241,7 +252,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_folder(folder: Path, device: str, dtype: torch.dtype, quantize: Quantize | None = None) -> Loaded:
     """A model that luthier saved, with what it carries; its base in few bits, if asked."""
-    bits = loading(quantize, device) if quantize is not None else {}
+    bits = in_few_bits(quantize, device, AutoConfig.from_pretrained(folder))
     module = model_class(folder).from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **bits)
     return with_carried(wrap(module, load_tokenizer(folder), device, dtype), folder)
 

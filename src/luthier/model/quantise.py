@@ -46,6 +46,19 @@ def adamw_8bit(groups: list[dict[str, Any]], lr: float, betas: tuple[float, floa
     return AdamW8bit(groups, lr=lr, betas=betas)
 
 
+STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+"""Architectures that read the weights of some layers without calling them."""
+
+
+def refuse_in_few_bits(how: Quantize, kind: str) -> None:
+    """Raises UserError for a model (`kind` is its model_type) that computes with its weights past its layers."""
+    if kind in STATE_SPACE:
+        raise UserError(
+            f"quantize.kind: {how.kind}: a {kind} model reads some weights without calling their layers, and could not "
+            "read them in few bits. Remove quantize."
+        )
+
+
 def loading(how: Quantize, device: str) -> dict[str, Any]:
     """What transformers' `from_pretrained` needs to read each weight straight into few bits on the device: the whole
     model in full precision is never in memory. Raises UserError without bitsandbytes."""

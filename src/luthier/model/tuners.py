@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.tuning import Ia3, Lora
-from luthier.model.quantise import broken_blocks, dequantise, is_quantised
+from luthier.model.quantise import STATE_SPACE, broken_blocks, dequantise, is_quantised
 
 KEYS_AND_VALUES = (
     ("k_proj", "v_proj"),
@@ -40,11 +40,9 @@ KEYS_AND_VALUES = (
 MLP_OUT = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj", "fc_out", "w2", "mlp.Wo", "lin2", "output.dense")
 """What the last projection of a block's MLP is called; the first that it has."""
 
-STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
-"""Architectures that read the weights of some layers without calling them: what is trained beside those weights would
-act once it is merged, and not before."""
 READ_PAST = ("out_proj", "conv1d", "x_proj", "dt_proj")
-"""What those layers are called."""
+"""What layers are called whose weights such a model reads without calling them: what is trained beside those weights
+would act once it is merged, and not before."""
 
 
 def linear_layers(core: Any) -> dict[str, nn.Module]:

@@ -15,6 +15,7 @@ import torch
 
 from luthier.base.alignment import BestOf, Grpo, Kto, Ppo, Prefer, Preference, Reward
 from luthier.base.crosscheck import WRITES_TEXT, stage_name
+from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Pair, Text, Tokens
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Stage, Supervised
@@ -33,6 +34,7 @@ CHARACTERS_A_TOKEN = 4.0
 """Of a text that no tokenizer has seen yet. Only the stages' shares depend on it, and what is kept for the probes."""
 LOOKED_AT = 64
 """Rows whose mean length is taken for that of all."""
+PLAN = "plan.json"
 REPORT_S = 1.0
 """For the report, once all is measured."""
 
@@ -52,13 +54,24 @@ def pace_for(context: Context, folder: StageFolder, stage: Training, learner: Le
         later = context.recipe.stages[index + 1 :]
         around_s = len(later) * (setup_s + closing_s)
         shared_s = left_s - probes_s - around_s
+        if shared_s <= 0 and not any(other.done for other in context.stages) and not (folder.path / PLAN).exists():
+            raise UserError(hopeless(hours, hours * 3600 - shared_s))
         here = requested_tokens(context, context.recipe.stages[index])
         there = sum(requested_tokens(context, other) for other in later)
         own_s = shared_s * here / (here + there)
         reserve = {"evaluation": probes_s, "later stages": shared_s - own_s + around_s, "closing": closing_s}
         return Allowed(own_s, {name: max(0.0, seconds) for name, seconds in reserve.items()})
 
-    return Pace(source.steps, source.period, every, folder.path / "plan.json", allowed)
+    return Pace(source.steps, source.period, every, folder.path / PLAN, allowed)
+
+
+def hopeless(hours: float, around_s: float) -> str:
+    """What to say of a budget that leaves nothing to train in. Once a stage has been trained nothing is refused: those
+    that follow take the fewest steps they can."""
+    return (
+        f"budget.hours: {hours:g} ({hours * 3600:.3g} s) leaves no time to train: what has passed, and evaluation and "
+        f"saving, take about {around_s:.3g} s by themselves. Give more than {around_s / 3600:.2g}."
+    )
 
 
 def most_bytes(context: Context) -> int | None:

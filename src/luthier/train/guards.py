@@ -61,7 +61,8 @@ def supervised_in(facts: Facts) -> Guard:
     """`supervised`, of rows that were counted."""
     name, bare = "supervised tokens", facts.bare
     if not facts.sequences:
-        return Guard(name, False, "there are no rows to train on. Look at rejected.jsonl and `data`.")
+        left = f": {facts.dropped.rows} were too long and left out. Raise max_length" if facts.dropped.rows else ""
+        return Guard(name, False, f"there are no rows to train on{left or '. Look at rejected.jsonl and `data`'}.")
     if bare.rows:
         return Guard(
             name,

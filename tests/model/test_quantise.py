@@ -21,8 +21,7 @@ from luthier.base.tuning import Bottleneck, Ia3, Lora, Quantize
 from luthier.generate import Sampling, sample
 from luthier.model import quantise
 from luthier.model.adapt import add_adapter, load_adapter, merged, only, save_adapter, trainable
-from luthier.model.load import wrap
-from luthier.model.load import load_folder
+from luthier.model.load import load_folder, wrap
 from luthier.model.quantise import dequantise, held_as, held_bytes, is_quantised, layers, loading, numbers, weight_of
 from luthier.model.score import score
 from luthier.model.verify import own_forward, probe_sequences

@@ -261,3 +261,15 @@ def test_seeds_are_functions_of_seed_purpose_and_counter():
     seeds = [seed_for(s, purpose, k) for s in (0, 1, 7) for purpose in ("dropout", "rollout") for k in range(50)]
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**63 for seed in seeds)
     assert seed_for(0, "weights") == seed_for(0, "weights", 0) == 378771459246839167
+
+
+def test_another_stages_checkpoint_is_refused_and_stays(tmp_path):
+    toy = Toy(tmp_path)
+    toy.checkpoints.mark = "this recipe, this data"
+    toy.step(1)
+    toy.checkpoints.save(4, {"tokens": 7})
+    assert toy.checkpoints.restore() == {"step": 4, "tokens": 7}
+    toy.checkpoints.mark, before = "this recipe, other data", toy.everything()
+    with pytest.raises(RunError, match="step-4: this checkpoint is of another recipe, or of other data"):
+        toy.checkpoints.restore()
+    assert equal(toy.everything(), before) and toy.checkpoints.steps() == [4]

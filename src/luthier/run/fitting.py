@@ -58,7 +58,7 @@ def job_for(
         loss=loss,
         evaluate=evaluate,
         how=stage,
-        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, kept, parameters),
+        checkpoints=Checkpoints(folder.path / "checkpoints", learner.weights, kept, parameters, folder.hash),
         log=log,
         seed=seed,
         device=learner.lm.device,

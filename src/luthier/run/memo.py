@@ -112,11 +112,32 @@ class StageFolder:
         reset_peak(self.device)
         self.began = time.monotonic()
         before = self.record
+        anew = self.changed() if not before else ""
         self.seconds_before = float(before.get("seconds", 0.0)) + cut_off_s(self.path / "events.jsonl")
         self.peak_before = int(before.get("peak_bytes", 0))
         self.log = EventLog(self.path / "events.jsonl", self.watchers)
         self.write(done=False)
+        if anew:
+            self.log.emit("note", text=anew)
         return self.log
+
+    def changed(self) -> str:
+        """Why a stage that was made, or begun, before is made anew, and where the other stays; empty where there is no
+        other."""
+        known = [p for p in self.path.parent.glob(f"*-{self.name}-*/stage.json") if p.parent != self.path]
+        others = [p for p in known if (found := read_json(p))["name"] == self.name and found["kind"] == self.kind]
+        if not others:
+            return ""
+        last = max(others, key=lambda p: p.stat().st_mtime)
+        old = read_json(last)
+        ours = {"settings": self.settings, "inputs": self.inputs, "versions": versions() | extras(self.settings)}
+        differ = [key for part, new in ours.items() for key in new | old[part] if new.get(key) != old[part].get(key)]
+        differ += ["luthier's code"] * (old["code"] != code_hash()) + ["device"] * (
+            old["hardware"]["device"] != self.device
+        )
+        what = ", ".join(differ) or "seed or threads"
+        stays = "is finished" if old["done"] else "was not finished, and keeps its checkpoints"
+        return f"{self.name} is made anew: not the {what} of {last.parent.name}, which {stays}"
 
     def write(self, done: bool, **facts: Any) -> dict[str, Any]:
         """Writes stage.json. Seconds and peak are over all sessions of the stage."""

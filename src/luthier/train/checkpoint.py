@@ -49,18 +49,25 @@ class Weights:
 
 class Checkpoints:
     """Owns one stage's `checkpoints/` folder. `trained` are the parameters that a step changes, by name: what a
-    checkpoint in shards holds of the weights. In a run of several ranks all methods are called by every rank."""
+    checkpoint in shards holds of the weights; `mark` is the fingerprint of the stage, which no other has. In a run of
+    several ranks all methods are called by every rank."""
 
     def __init__(
-        self, folder: Path, weights: Weights, states: dict[str, Stateful], trained: Mapping[str, Tensor] | None = None
+        self,
+        folder: Path,
+        weights: Weights,
+        states: dict[str, Stateful],
+        trained: Mapping[str, Tensor] | None = None,
+        mark: str | None = None,
     ) -> None:
-        self.folder, self.weights, self.states = folder, weights, states
+        self.folder, self.weights, self.states, self.mark = folder, weights, states, mark
         self.trained: Mapping[str, Tensor] = trained or {}
 
     def save(self, step: int, facts: dict[str, Any], keep: Collection[int] = ()) -> Path:
         """Writes `step-<step>` atomically, then removes what is neither the last nor the best, nor among the steps to
         `keep`. `facts` are JSON; `facts["best_step"]` names the best checkpoint so far, if any."""
         path, ranks = self.folder / f"step-{step}", here()
+        facts = {**facts, "stage": self.mark}
         states = {name: s.state_dict() for name, s in self.states.items()}
         if mesh_of(self.trained) is not None:
             self.save_shards(path, states, {"step": step, **facts})
@@ -106,10 +113,16 @@ class Checkpoints:
 
     def restore(self, step: int | None = None) -> dict[str, Any] | None:
         """Loads a checkpoint (default: the last) into the live objects and returns its facts; None when there is
-        none."""
+        none. Raises RunError where it is another stage's: of another recipe, or of other data."""
         path = self.last() if step is None else self.folder / f"step-{step}"
         if path is None:
             return None
+        facts = read_json(path / "state.json")
+        if facts.pop("stage", self.mark) != self.mark:
+            raise RunError(
+                f"{path}: this checkpoint is of another recipe, or of other data. Take it away, or run the recipe that "
+                "it was made by; nothing was changed."
+            )
         if self.in_shards(path):
             saved = self.read_shards(path)
         else:
@@ -117,7 +130,7 @@ class Checkpoints:
             saved = torch.load(path / "optimizer.pt", weights_only=True)
         for name, stateful in self.states.items():
             stateful.load_state_dict(saved[name])
-        return read_json(path / "state.json")
+        return facts
 
     def last(self) -> Path | None:
         """The last checkpoint, as the main rank sees it."""

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from luthier.base.config import load_recipe
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import read_events
-from luthier.base.files import read_json
+from luthier.base.files import disk_errors, read_json
 from luthier.run.stages import check_recipe
 from luthier.tokens.tokenizer import train_tokenizer
 from run.disks import fill, mounted, read_only
@@ -279,6 +279,16 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(recipe, tm
         with pytest.raises(RunError) as error:
             run_small(recipe, disk / "out")
         assert "\n" not in told(error, str(disk), "Read-only file system", "another `out`")
+
+
+def test_a_tree_that_could_not_be_copied_is_one_line(tmp_path):
+    """shutil tells of every file that failed, in a list."""
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunError) as error, disk_errors(tmp_path / "to"):
+        shutil.copytree(tmp_path / "from", tmp_path / "to")
+    assert f"{tmp_path}/to: [Errno 2] No such file or directory. Free some space" in told(error)
 
 
 def test_two_runs_of_one_folder_do_not_meet(recipe, tmp_path):

@@ -176,6 +176,15 @@ def test_a_tracker_that_fails_is_told_and_stops_nothing(made, tmp_path, monkeypa
     assert (run / "report.json").exists()
 
 
+def test_a_tracker_whose_marks_cannot_be_written_is_told_and_stops_nothing(tmp_path):
+    """As on a full disk: no thread dies with a traceback, and the end is not waited for."""
+    (tmp_path / "trackers").write_text("in the way")
+    told: list[str] = []
+    sink = t.Sink("tensorboard", t.RunInfo("r", tmp_path, "0", {}), told.append)
+    sink.entries.put(t.Entry("1-a", "a", 1, {"loss": 1.0}))
+    assert "track: tensorboard failed" in sink.close({}) and len(told) == 1 and "the run goes on" in told[0]
+
+
 def test_a_missing_library_is_told_before_the_run(made, tmp_path, monkeypatch):
     monkeypatch.setitem(t.NEEDS, "mlflow", "no_such_library")
     with pytest.raises(UserError) as told:

@@ -41,6 +41,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         if not isinstance(error, OSError) and "(os error " not in str(error):
             raise
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, shutil.Error):  # of a tree: (from, to, why) of every file that could not be copied
+            why = str(error.args[0][0][2]).partition(": '")[0]
         raise RunError(
             f"{path}: {why}. Free some space or choose another `out`, "
             "then run the same command again: finished stages are kept."

@@ -268,7 +268,7 @@ class Sink:
         self.marks = run.folder / "trackers" / f"{name}-{run.id}.jsonl"
         self.given = set(self.marks.read_text().splitlines()) if self.marks.exists() else set()
         self.new, self.lost, self.failures = 0, 0, 0
-        self.thread = Thread(target=self.work, name=f"tracker {name}", daemon=True)
+        self.thread = Thread(target=self.tried, args=(self.work,), name=f"tracker {name}", daemon=True)
         self.thread.start()
 
     def work(self) -> None:
@@ -284,10 +284,10 @@ class Sink:
                     self.tried(partial(tracker.log, *entry[1:]))
                 if tracker is None or self.failures > before:
                     self.lost += 1
-                    continue
-                self.new += 1
-                self.given.add(entry.key)
-                marks.write(entry.key + "\n")
+                else:
+                    self.new += 1
+                    self.given.add(entry.key)
+                    marks.write(entry.key + "\n")
         if tracker is not None:
             self.tried(partial(tracker.finish, entry))
 

@@ -190,7 +190,7 @@ def disk(folder: Path, parameters: int, trained: int, result: int = 0, keeps: in
         return Guard(
             "disk",
             False,
-            f"checkpoints and result need about {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free under "
+            f"checkpoints and result need about {need / 2**30:.2g} GiB, {free / 2**30:.2g} GiB are free under "
             f"{folder}. Free some, or choose another `out`.",
         )
     return Guard("disk", True, f"{need / 2**20:.0f} MiB needed, {free / 2**30:.1f} GiB free")

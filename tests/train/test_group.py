@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from architectures import tiny
 from luthier.base.alignment import Grpo
 from luthier.base.errors import RunError
 from luthier.base.nouns import Chat, Message, Sample
@@ -376,15 +377,29 @@ def test_a_policy_that_left_the_reference_stops_the_run():
         source.at(0)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("steps", [1, 2])
-def test_dropout_is_off_where_policies_are_trained(checkpointing, steps):
-    """What is trained is what was sampled, also where the model or its adapter has dropout."""
-    lm = add_adapter(small(), Lora(rank=4, dropout=0.5), "policy", 0)
-    torch.nn.init.normal_(lm.module.get_parameter(next(n for n in trainable(lm.module) if "lora_B" in n)))
+def dropping_attention():
+    """A Llama with dropout in its attention."""
+    lm = small()
     lm.core.config.attention_dropout = 0.5
     for layer in lm.core.model.layers:
         layer.self_attn.attention_dropout = 0.5
+    return lm
+
+
+def dropping_layers():
+    """OPT drops out in its layers themselves, not in parts of them."""
+    lm = choose_layout(tiny("opt"))[0]
+    assert all(layer.dropout == 0.1 for layer in lm.core.model.decoder.layers)
+    return lm
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("dropping", [dropping_attention, dropping_layers], ids=["llama", "opt"])
+def test_dropout_is_off_where_policies_are_trained(dropping, checkpointing, steps):
+    """What is trained is what was sampled, also where the model, a layer of it or its adapter has dropout."""
+    lm = add_adapter(dropping(), Lora(rank=4, dropout=0.5), "policy", 0)
+    torch.nn.init.normal_(lm.module.get_parameter(next(n for n in trainable(lm.module) if "lora_B" in n)))
     if checkpointing:
         lm.core.gradient_checkpointing_enable({"use_reentrant": False})
         lm.core.enable_input_require_grads()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +82,24 @@ def steady(lm: LanguageModel) -> None:
     """Dropout off until the module is next put into training mode, with gradient checkpointing as it was: what is
     trained is then exactly what was sampled. Not a block: a checkpointed forward runs again in the backward."""
     lm.module.eval()
-    for part in lm.core.modules():
-        if isinstance(part, GradientCheckpointingLayer):
-            part.training = True  # that layer alone: its dropouts are its children's
+    layers: list[Any] = [part for part in lm.core.modules() if isinstance(part, GradientCheckpointingLayer)]
+    for layer in layers:
+        if layer.gradient_checkpointing:
+            layer.training = True  # or transformers would not checkpoint it
+            checkpointed = layer._gradient_checkpointing_func
+            if not isinstance(checkpointed, partial) or checkpointed.func is not as_its_parts:
+                layer._gradient_checkpointing_func = partial(as_its_parts, checkpointed, layer)
+
+
+def as_its_parts(checkpointed: Callable[..., Any], layer: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    """A checkpointed forward of a layer that trains only where its parts do: some (OPT's) drop out in the layer itself,
+    not in a part of it."""
+
+    def run(*inputs: Any) -> Any:
+        marked, layer.training = layer.training, any(part.training for part in layer.children())
+        try:
+            return forward(*inputs)
+        finally:  # also where the backward has seen enough and leaves the forward by an error
+            layer.training = marked
+
+    return checkpointed(run, *inputs)

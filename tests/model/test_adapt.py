@@ -23,7 +23,7 @@ from luthier.tokens.pack import forest
 LORA = Lora(rank=4, alpha=8)
 SEQUENCES = probe_sequences(128, 256, 16, seed=1)
 BATCH = forest(SEQUENCES, min_shared=2)
-KINDS = ["llama", "gpt2", "gemma2", "mixtral"]
+KINDS = ["llama", "gpt2", "gemma2", "mixtral", "llama4_text"]
 
 
 def base(kind="llama"):

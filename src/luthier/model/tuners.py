@@ -45,10 +45,23 @@ READ_PAST = ("out_proj", "conv1d", "x_proj", "dt_proj")
 would act once it is merged, and not before."""
 
 
+ROUTERS = ("Llama4Router", "PhimoeTopKRouter")
+"""Linear layers by their class, which choose experts and say so with several tensors: PEFT takes one."""
+
+
+def is_router(layer: nn.Module) -> bool:
+    """Whether a layer chooses experts, and no tuner can go on it."""
+    return type(layer).__name__ in ROUTERS
+
+
 def linear_layers(core: Any) -> dict[str, nn.Module]:
     """Every layer that a tuner can go on, by name, the output head included."""
     kinds = (nn.Linear, Conv1D, nn.Embedding)
-    found = {name: layer for name, layer in core.named_modules() if isinstance(layer, kinds) and "lora_" not in name}
+    found = {
+        name: layer
+        for name, layer in core.named_modules()
+        if isinstance(layer, kinds) and "lora_" not in name and not is_router(layer)
+    }
     return {name.removesuffix(".base_layer"): layer for name, layer in found.items()}
 
 
@@ -121,7 +134,7 @@ def all_linear(core: Any) -> str | list[str]:
     last = sorted({name.rpartition(".")[2] for name in wanted})
     if set(expand(found, last)) == wanted:
         return last
-    return sorted(wanted) if past else "all-linear"
+    return sorted(wanted) if past or any(map(is_router, core.modules())) else "all-linear"
 
 
 def mlp_out(names: Iterable[str], ending: str) -> list[str]:

@@ -20,7 +20,15 @@ BROKEN, NOTE, FINE = 0, 1, 2
 """Grades: must be mended before luthier works; worth knowing; as it should be."""
 
 REQUIRED = ("torch", "transformers", "peft", "tokenizers", "pydantic", "numpy", "pyarrow", "safetensors")
-OPTIONAL = {"bitsandbytes": "bases in 4 and 8 bits, 8-bit AdamW", "liger_kernel": "fused kernels on a GPU"}
+OPTIONAL = {
+    "bitsandbytes": ("quant", "bases in 4 and 8 bits, 8-bit AdamW"),
+    "gguf": ("export", "files for llama.cpp and Ollama"),
+    "tensorboardX": ("tensorboard", "a tracker"),
+    "wandb": ("wandb", "a tracker"),
+    "trackio": ("trackio", "a tracker"),
+    "mlflow": ("mlflow", "a tracker"),
+}
+"""Libraries by the extra that installs them, and what for."""
 LEAST_MEMORY_BYTES, LEAST_DISK_BYTES = 2_000_000_000, 2_000_000_000
 """What the demo needs."""
 
@@ -169,10 +177,15 @@ def hub() -> Finding:
 
 
 def extras() -> Iterator[Finding]:
-    """Libraries that luthier can do without."""
-    for name, purpose in OPTIONAL.items():
+    """Libraries that luthier can do without: those that are there, and how to get the others."""
+    missing = []
+    for name, (extra, purpose) in OPTIONAL.items():
         if importlib.util.find_spec(name) is not None:
             yield Finding(FINE, name, f"{metadata.version(name)}: {purpose}")
+        else:
+            missing.append(extra)
+    if missing:
+        yield Finding(FINE, "extras", f'not installed: pip install "luthier[{",".join(missing)}]", or some of them')
 
 
 def writable(out: Path) -> Finding:

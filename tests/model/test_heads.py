@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from architectures import tiny
+from architectures import COMMON, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.base.tuning import Lora
@@ -18,6 +18,7 @@ from luthier.model.heads import (
     save_reward_model,
     scalar_head,
     sequence_scores,
+    state_width,
 )
 from luthier.model.verify import choose_layout
 from luthier.tokens.pack import forest
@@ -43,6 +44,13 @@ def ends(rows):
     return {row.ids[-1] for row in rows}
 
 
+def narrow_at_its_ends():
+    """OPT-350m's shape: embeddings and final states are narrower than the blocks."""
+    shape = {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False}
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **shape)).eval()
+
+
 def batched_scores(folder, rows):
     """As a user would: a padded batch, with the padding that the saved tokenizer names."""
     classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
@@ -52,10 +60,10 @@ def batched_scores(folder, rows):
         return classifier(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits.squeeze(-1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "opt, narrow at its ends"])
 def test_the_saved_reward_model_scores_alike_in_transformers(kind, tokenizer, tmp_path):
-    lm, _ = choose_layout(tiny(kind))
-    head = scalar_head(32, 0, "reward head")
+    lm, _ = choose_layout(tiny(kind) if kind in KINDS else narrow_at_its_ends())
+    head = scalar_head(state_width(lm), 0, "reward head")
     rows = texts()
     with torch.no_grad():
         ours = sequence_scores(lm, head, forest(rows))

@@ -30,6 +30,11 @@ def scalar_head(width: int, seed: int, purpose: str, zero: bool = False) -> nn.L
     return head
 
 
+def state_width(lm: LanguageModel) -> int:
+    """Width D of the states that heads read: what the model's own head takes. OPT-350m's blocks are wider."""
+    return int(lm.core.get_output_embeddings().weight.shape[1])
+
+
 def save_head(head: nn.Linear, file: Path) -> None:
     """The head alone, as safetensors."""
     with disk_errors(file):

@@ -7,7 +7,7 @@ import copy
 from luthier.base.alignment import Ppo
 from luthier.base.events import EventLog
 from luthier.data.dataset import write_rejected
-from luthier.model.heads import scalar_head
+from luthier.model.heads import scalar_head, state_width
 from luthier.model.load import Loaded
 from luthier.model.roles import Roles
 from luthier.run.context import Context, asked_prompts
@@ -86,8 +86,8 @@ def cast(
     start = context.start(stage.init)
     assert start is not None
     learner = as_learner(context, folder, stage, loaded, ADAPTER)
-    lm, width = learner.lm, learner.lm.core.config.hidden_size
-    value = scalar_head(width, context.seed(folder), "value head", zero=True).to(lm.device)
+    lm = learner.lm
+    value = scalar_head(state_width(lm), context.seed(folder), "value head", zero=True).to(lm.device)
     scorer = scorer_of(context, reward, lm, start, REWARD)
     reference = reference_of(context, learner, start)
     return learner, Roles(lm, reference, scorer.role, scorer.head, value, scorer.shared)

@@ -24,6 +24,7 @@ from luthier.model.heads import (
     save_reward_model,
     scalar_head,
     sequence_scores,
+    state_width,
 )
 from luthier.model.load import save_model
 from luthier.model.score import LanguageModel
@@ -118,7 +119,7 @@ def reward_guards(learner: Learner, rows: list[Tokens], training: list[Pair], he
 def reward_learner(context: Context, folder: StageFolder, stage: Reward) -> tuple[Learner, nn.Linear]:
     """The model and its scalar head."""
     learner = started(context, folder, stage, REWARD)
-    head = scalar_head(learner.lm.core.config.hidden_size, context.seed(folder), "reward head")
+    head = scalar_head(state_width(learner.lm), context.seed(folder), "reward head")
     return learner, head.to(learner.lm.device)
 
 

@@ -23,7 +23,7 @@ from luthier.base.nouns import Chat, Sample
 from luthier.base.recipe import Recipe
 from luthier.base.tuning import Quantize
 from luthier.model.adapt import load_adapter, only, takes, unchanged
-from luthier.model.heads import load_head, sequence_scores
+from luthier.model.heads import load_head, sequence_scores, state_width
 from luthier.model.load import load_folder
 from luthier.model.quantise import held_as
 from luthier.model.roles import Role, evaluating
@@ -105,7 +105,7 @@ def scorer_of(context: Context, reward: StageFolder, policy: LanguageModel, star
     """A finished reward stage's model. It is loaded into `policy` under the name `adapter` where both are adapters of
     one base; else it gets weights of its own."""
     scorer = reward.path / "scorer"
-    head = load_head(scorer / "head.safetensors", policy.core.config.hidden_size, policy.device)
+    head = load_head(scorer / "head.safetensors", state_width(policy), policy.device)
     adapted, base = (scorer / "adapter_config.json").exists(), reward.record.get("shared_with")
     asked = reward.record["settings"]["quantize"]
     bits = Quantize(**asked) if asked else None

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from architectures import FOREST, ROWS, tiny
+from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.generate import Sampling, choose, sample
 from luthier.model.score import score
-from luthier.model.verify import choose_layout
+from luthier.model.verify import choose_layout, context_of
 from luthier.tokens.pack import forest
 
 PROMPTS = [[5, 9, 33, 7, 12], [5, 9, 33, 7, 12, 80, 41], list(range(3, 28)), [100]]
@@ -96,3 +97,19 @@ def test_repetition_penalty_equals_transformers(penalty):
             repetition_penalty=penalty,
         )
         assert list(one.ids) == theirs[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_no_row_grows_beyond_the_context(kind):
+    """gpt2 has no position beyond it at all. Each row ends where transformers' `max_length` ends it."""
+    lm, _ = choose_layout(tiny(kind))
+    context = context_of(lm.core.config.to_dict())
+    prompts = [[5 + i % 90 for i in range(context - left)] for left in (3, 1, 40, 7)]
+    ours = sample(lm, prompts, Sampling(max_new_tokens=12, temperature=0), [], decode)
+    assert [len(one.ids) for (one,) in ours] == [3, 1, 12, 7] and not any(one.stopped for (one,) in ours)
+    for prompt, (one,) in zip(prompts, ours, strict=True):
+        most = min(12, context - len(prompt))
+        theirs = tiny(kind).generate(torch.tensor([prompt]), max_new_tokens=most, do_sample=False, pad_token_id=0)
+        assert list(one.ids) == theirs[0, len(prompt) :].tolist()
+    with pytest.raises(UserError, match=f"a prompt of {context} tokens leaves no room"):
+        sample(lm, [list(range(3, 9)), [5] * context], Sampling(4), [], decode)

@@ -21,6 +21,7 @@ from luthier.base.nouns import Sample, Tokens
 from luthier.model.attention import ForestPlan, using
 from luthier.model.decode import DecodePlan
 from luthier.model.score import LanguageModel, logits_of
+from luthier.model.verify import room_of
 from luthier.model.virtual import NOTHING, Virtual, virtual_of
 from luthier.tokens.pack import forest, paths
 
@@ -54,6 +55,7 @@ class Rows:
         how: Sampling,
         vocab: int,
         device: torch.device,
+        context: int,
     ) -> None:
         self.how, self.samples, n = how, samples, len(prompts) * samples
         # Row r of the whole call draws from its own stream, so its text does not depend on how rows are batched.
@@ -70,6 +72,10 @@ class Rows:
         self.logps = torch.zeros(n, how.max_new_tokens, device=device)
         self.length = torch.zeros(n, dtype=torch.int64, device=device)
         self.ended = torch.zeros(n, dtype=torch.bool, device=device)
+        rooms = [context - len(prompt) for prompt in prompts]
+        self.room = torch.tensor(rooms, device=device).repeat_interleave(samples)
+        """Tokens until the context is full: no row grows beyond it."""
+        self.least_room = min(rooms)
         self.alive = torch.arange(n, device=device)
         """Rows that the model still computes, in order; some of them may have ended already."""
         self.seen: Tensor | None = None
@@ -82,7 +88,7 @@ class Rows:
         """Draws the next token of every live row, records it where the row has not ended, and returns it [N]."""
         rows = self.alive
         drawn = choose(logits_NV, self.uniform[rows, step], self.how, None if self.seen is None else self.seen[rows])
-        going = ~self.ended[rows]
+        going = ~self.over()[rows]
         self.ids[rows[going], step] = drawn.token_N[going]
         self.logps[rows[going], step] = drawn.logp_N[going]
         self.length[rows[going]] += 1
@@ -93,7 +99,11 @@ class Rows:
 
     def unfinished(self) -> Tensor:
         """Indices, among the live rows, of those that go on."""
-        return torch.nonzero(~self.ended[self.alive]).squeeze(1)
+        return torch.nonzero(~self.over()[self.alive]).squeeze(1)
+
+    def over(self) -> Tensor:
+        """Whether each row has ended, or filled the context."""
+        return self.ended | (self.length >= self.room)
 
     def keep(self, rows_N: Tensor) -> None:
         """Stops computing all other rows."""
@@ -166,9 +176,11 @@ def sample(
 ) -> list[list[Sample]]:
     """Draws `samples` completions of each prompt (token ids), returned in the prompts' order.
 
-    A row ends at the first of `end_ids`, which stays its last id, or at `max_new_tokens`. `logps` are log-probs in
+    A row ends at the first of `end_ids`, which stays its last id, at `max_new_tokens`, or where it fills the model's
+    context. `logps` are log-probs in
     nats under softmax(logits / temperature) (temperature 1 when greedy). At most `max_rows` rows grow at once;
-    `progress` hears how many are done. Raises ValueError on an empty prompt, UserError for an encoder.
+    `progress` hears how many are done. Raises ValueError on an empty prompt, UserError for an
+    encoder, and for a prompt that leaves no room.
     """
     if lm.encoder is not None:
         raise UserError(
@@ -177,6 +189,9 @@ def sample(
         )
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("an empty prompt has nothing to predict from")
+    context = room_of(lm)
+    if (longest := max(map(len, prompts), default=0)) >= context:
+        raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}. Shorten it.")
     was_training = lm.module.training
     lm.module.eval()
     grow = grow_forest if lm.layout == "forest" else grow_rows
@@ -185,7 +200,7 @@ def sample(
     try:
         for start, stop in waves(prompts, samples, max_rows, equal_lengths=lm.layout == "rows"):
             wave = prompts[start:stop]
-            rows = Rows(wave, start * samples, samples, how, lm.core.config.vocab_size, lm.device)
+            rows = Rows(wave, start * samples, samples, how, lm.core.config.vocab_size, lm.device, context)
             grow(lm, wave, rows, ends)
             found.extend(collect(rows, wave, decode))
             progress(len(found) * samples)
@@ -233,8 +248,9 @@ def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows,
         going_N = rows.unfinished()
         if len(going_N) == 0 or step + 1 == how.max_new_tokens:
             return
-        # Letting rows go copies the others' keys: worth it once some have ended.
-        if len(going_N) <= len(rows.alive) * DROP_BELOW:
+        # Letting rows go copies the others' keys: worth it once some have ended. One that fills the context must go.
+        enough = DROP_BELOW if step + 1 < rows.least_room else 1
+        if len(going_N) < len(rows.alive) and len(going_N) <= len(rows.alive) * enough:
             next_N = next_N[going_N]
             plan.keep(going_N)
             rows.keep(going_N)

@@ -100,3 +100,13 @@ def test_every_chat_gets_the_answer_it_would_get_alone():
         lm, renderer, [chat("what is it?", accept=(said,)), chat("is it?", accept=("never said",))], how
     )
     assert [a.right for a in judged] == [contains(found[0].text, [said]), False]
+
+
+def test_a_prompt_that_fills_the_context_gets_no_answer_and_the_others_theirs():
+    tokenizer = train_tokenizer(["Which colour has the door?"] * 3, 300)
+    module = fresh_model(Fresh(layers=1, width=16, heads=2, context=48), tokenizer, 0).eval()
+    lm, renderer = choose_layout(module)[0], Renderer(tokenizer)
+    asked = [Chat((Message("user", text),), f"a:{n}", ("red",)) for n, text in enumerate(("Which?", "Why? " * 60))]
+    one, none = answer_all(lm, renderer, asked, Sampling(4, temperature=0))
+    assert one == answer_all(lm, renderer, asked[:1], Sampling(4, temperature=0))[0]
+    assert (none.origin, none.text, none.right, none.ended) == ("a:1", "", False, False)

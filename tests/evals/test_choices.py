@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.base.errors import UserError
 from luthier.base.nouns import Choice
 from luthier.base.recipe import Fresh
 from luthier.evals.choices import pick_options
@@ -77,3 +78,9 @@ def test_any_items_in_any_company(model, rows):
     found = pick_options(*model, items)
     for item, picked in zip(items, found, strict=True):
         assert picked.scores == pytest.approx(pick_options(*model, [item])[0].scores, abs=1e-4)
+
+
+def test_an_item_longer_than_the_context_is_refused(model):
+    items = [Choice(CONTEXT, (" red", " blue"), 0, "a:1"), Choice("0123456789 " * 60, (" red", " blue"), 0, "a:2")]
+    with pytest.raises(UserError, match=r"a:2: with an option it is longer than the model's context of 256 tokens\. S"):
+        pick_options(*model, items)

@@ -205,7 +205,15 @@ def own_code(folder) -> None:
     (folder / "mine.py").write_text("raise SystemExit('this code must not run')\n")
 
 
+def another_vocabulary(folder) -> None:
+    """The tokenizer of a model that knows more tokens."""
+    train_tokenizer(
+        [" ".join(a + b + c for a in "abcdefgh" for b in "klmnop" for c in "qrstuv")] * 5, 700
+    ).save_pretrained(folder)
+
+
 BASES = {
+    "another vocabulary": (another_vocabulary, ["its tokenizer has", "its embedding 300 rows", "do not belong togeth"]),
     "no folder": (shutil.rmtree, ["base.model"]),
     "no weights": (without_weights, ["no weights", "safetensors"]),
     "pickled weights": (pickled, ["only pickled weights", "pytorch_model.bin", "base.allow_pickle: true"]),

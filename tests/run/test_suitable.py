@@ -8,6 +8,8 @@ import pytest
 from luthier.base.config import load_rater, load_recipe
 from luthier.base.errors import RunError, UserError
 from luthier.base.nouns import Message
+from luthier.base.recipe import Pretrain
+from luthier.run.shards import rules_of
 from luthier.run.stages import check_recipe
 from run.small import questions, run_small, small_world, write_rows
 
@@ -105,3 +107,10 @@ def test_a_rater_that_fails_says_for_which_answer(name, said, world):
         rate([Message("user", "Which?")], "This.")
     assert said in str(error.value) and "for the answer 'This.' to 'Which?'" in str(error.value)
     assert load_rater("rater.py:rate", world)([Message("user", "Which?")], "This.") == 5.0
+
+
+@pytest.mark.parametrize("rule", ["error", "drop", "truncate", "split"])
+def test_conversations_in_pretraining_follow_the_rule_too(rule):
+    """What cannot be split is refused, with the other rules as advice: those must then hold."""
+    rules = rules_of(Pretrain(kind="pretrain", data="faq", overlong=rule), 40)
+    assert (rules.documents, rules.conversations) == (rule, "error" if rule == "split" else rule)

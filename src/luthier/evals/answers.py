@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from luthier.base.nouns import Chat, Message, Rater
+from luthier.base.nouns import Chat, Message, Rater, Sample
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel
+from luthier.model.verify import room_of
 from luthier.tokens.render import Renderer
 
 
@@ -39,11 +40,16 @@ def answer_all(
     how: Sampling,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
-    """The model's answer to every chat's prompt; a base model is shown the question as plain text."""
+    """The model's answer to every chat's prompt; a base model is shown the question as plain text. A prompt that fills
+    the model's context gets no answer: an empty one that has not ended."""
     prompts = [renderer.prompt(chat.prompt, chat.origin) for chat in chats]
-    drawn = sample(lm, prompts, how, sorted(renderer.end_ids), renderer.decode, progress=progress)
+    room = room_of(lm)
+    fitting = [prompt for prompt in prompts if len(prompt) < room]
+    drawn = sample(lm, fitting, how, sorted(renderer.end_ids), renderer.decode, progress=progress)
+    left = iter(drawn)
     found = []
-    for chat, (one,) in zip(chats, drawn, strict=True):
+    for chat, prompt in zip(chats, prompts, strict=True):
+        one = next(left)[0] if len(prompt) < room else Sample(tuple(prompt), (), (), "", stopped=False)
         right = contains(one.text, chat.accept) if chat.accept else None
         found.append(Answer(chat.origin, chat.prompt, one.text.strip(), right, one.stopped))
     return found

@@ -7,8 +7,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from luthier.base.errors import UserError
 from luthier.base.nouns import Choice, Tokens
 from luthier.model.score import LanguageModel, score, sequence_sums
+from luthier.model.verify import room_of
 from luthier.tokens.pack import forest, split_by_tokens
 from luthier.tokens.render import Renderer
 
@@ -38,11 +40,18 @@ def pick_options(
     normalise: Normalise = "none",
     batch_tokens: int = 8192,
 ) -> list[Picked]:
-    """The likeliest option of every item; of equal ones the first."""
+    """The likeliest option of every item; of equal ones the first. Raises UserError where one is longer than the
+    model's context."""
     lm.module.eval()
     sequences: list[Tokens] = []
     for item in items:
         sequences += [renderer.plain(item.context, option, item.origin) for option in item.options]
+    context = room_of(lm)
+    if long := list(dict.fromkeys(s.origin for s in sequences if len(s.ids) > context)):
+        raise UserError(
+            f"{long[0]}: with an option it is longer than the model's context of {context} tokens"
+            f"{f' ({len(long) - 1} more are)' if long[1:] else ''}. Shorten it, or leave it out."
+        )
     sums: list[float] = []
     for run in split_by_tokens(sequences, batch_tokens):
         batch = forest(run, min_shared=4).to(lm.device)

@@ -160,6 +160,11 @@ def load_model(base: Base, root: Path, device: str, quantize: Quantize | None = 
             f"base.model: {base.model}: its files lack {len(missing)} of the model's tensors ({missing[0]}, ...). "
             f"Copy all of its files, of a {'masked' if masked else 'causal'} language model."
         )
+    if tokenizer.vocab_size > (rows := len(module.get_input_embeddings().weight)):
+        raise UserError(
+            f"base.model: {base.model}: its tokenizer has {tokenizer.vocab_size} tokens and its embedding {rows} rows: "
+            "they do not belong together. Copy both from one model."
+        )
     if base.chat_template is not None:
         template = (root / base.chat_template).expanduser()
         if not template.is_file():

@@ -19,6 +19,7 @@ from luthier.model.attention import NAME
 from luthier.model.bidirectional import NAME as BOTH_SIDES
 from luthier.model.encoders import encoder_of, fills_masks, first_position
 from luthier.model.score import LanguageModel, score
+from luthier.model.virtual import virtual_of
 from luthier.tokens.masking import Hidden, pack_hidden, unhidden
 from luthier.tokens.pack import Batch, forest
 
@@ -33,6 +34,11 @@ class LoadCheck:
     layout: str
     difference: float | None
     reason: str
+
+
+def room_of(lm: LanguageModel) -> int:
+    """Longest sequence that a model takes, in tokens, after the virtual ones."""
+    return context_of(lm.core.config.to_dict()) - virtual_of(lm.module, lm.core).size
 
 
 def probe_sequences(vocab: int, context: int, window: int | None = None, seed: int = 0) -> list[Tokens]:

@@ -21,6 +21,8 @@ from luthier.generate import Sampling, sample
 from luthier.run.context import Context, asked_prompts, renderer_of
 from luthier.run.memo import StageFolder
 from luthier.run.pairs import pairs_in, write_pairs
+from luthier.run.rollouts import fitting_prompts
+from luthier.train import guards as g
 
 
 def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
@@ -42,7 +44,7 @@ def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
     write_rejected(folder.path / "rejected.jsonl", data.rejected)
     if stage.pairs is not None:
         pairs = [pairs_in(data, side) for side in (data.train, data.heldout)]
-        facts: dict[str, Any] = {"simulated": False, "tokens": 0, "tokens_per_s": 0.0}
+        facts: dict[str, Any] = {"simulated": False, "tokens": 0, "tokens_per_s": 0.0, "guards": []}
     else:
         pairs, facts = rated_pairs(context, folder, stage, data, log)
     for side, rows in zip(("pairs", "heldout"), pairs, strict=True):
@@ -52,7 +54,7 @@ def gather_preferences(context: Context, index: int, stage: Prefer) -> None:
         text=f"{len(pairs[0])} pairs to train on, {len(pairs[1])} held out"
         + (f"; simulated by {stage.rater}, {stage.noise:.0%} of labels flipped" if facts["simulated"] else ""),
     )
-    folder.close(guards=[], pairs=len(pairs[0]), heldout=len(pairs[1]), **facts)
+    folder.close(pairs=len(pairs[0]), heldout=len(pairs[1]), **facts)
 
 
 def rated_pairs(
@@ -65,9 +67,11 @@ def rated_pairs(
     rate = load_rater(stage.rater, context.root)
     loaded = context.load(start)
     renderer = renderer_of(loaded)
-    prompts = asked_prompts(data.train + data.heldout)
+    found = asked_prompts(data.train + data.heldout)
+    asked, fits = fitting_prompts(found, renderer, loaded.context, stage.max_new_tokens)
+    passed = g.enforce([fits], log)
+    prompts, ids = [one.chat for one in asked], [one.ids for one in asked]
     kept_out = {chat.prompt for chat in asked_prompts(data.heldout)}
-    ids = [renderer.prompt(chat.prompt, chat.origin) for chat in prompts]
     how = Sampling(stage.max_new_tokens, stage.temperature, seed=context.seed(folder))
     began = time.monotonic()
     groups = sample(
@@ -95,7 +99,8 @@ def rated_pairs(
             f"{folder.name}: the rater sees no difference between any two answers to one prompt. "
             "Raise temperature or samples, or look at the rater."
         )
-    return sides, {"simulated": True, "tokens": tokens, "tokens_per_s": rate_s, "prompts": len(prompts)}
+    facts = {"simulated": True, "tokens": tokens, "tokens_per_s": rate_s, "prompts": len(prompts)}
+    return sides, {**facts, "guards": passed}
 
 
 def choose_pairs(chat: Chat, answers: Sequence[str], rate: Rater, stage: Prefer, drawn: random.Random) -> list[Pair]:

@@ -43,7 +43,7 @@ def rules_of(stage: Pretrain | Sft, length: int, lenient: bool = False) -> Rules
         rule = "drop" if lenient and stage.overlong == "error" else stage.overlong
         return Rules(length, rule, rule, masked=True)
     documents = stage.overlong if isinstance(stage, Pretrain) else "split"
-    conversations = stage.overlong if isinstance(stage, Sft) else "error"
+    conversations = "error" if isinstance(stage, Pretrain) and stage.overlong == "split" else stage.overlong
     if lenient:
         documents, conversations = "split" if documents == "split" else "drop", "drop"
     return Rules(length, documents, conversations, stage.train_on if isinstance(stage, Sft) else "answers")

@@ -332,6 +332,10 @@ def test_another_models_adapter_is_refused(tmp_path):
     save_adapter(lm, "policy", tmp_path)
     with pytest.raises(UserError, match=r"belongs to another model: there is no model.layers.0.mlp in GPT2LMHeadModel"):
         load_adapter(base("gpt2"), "policy", tmp_path)
+    for shape, said in (({"num_hidden_layers": 3}, "nothing for model.layers.2"), ({"hidden_size": 64}, "is .* there")):
+        config = AutoConfig.for_model("llama", **{**COMMON, "head_dim": 8, **shape})
+        with pytest.raises(UserError, match=said):
+            load_adapter(choose_layout(AutoModelForCausalLM.from_config(config))[0], "policy", tmp_path)
     other = add_adapter(base(), PFEIFFER, "policy", seed=0)
     with pytest.raises(UserError, match="Give the adapter's own base and settings"):
         restore_adapter(other, "policy", tmp_path)

@@ -327,8 +327,9 @@ def test_what_cannot_take_them_says_so():
 
 
 def test_another_models_tokens_are_refused(tmp_path):
-    shapes = {"prompt": {"hidden_size": 64}, "prefix": {"num_hidden_layers": 3}}
-    for how, shape in shapes.items():
+    shapes = [("prompt", {"hidden_size": 64}), ("prefix", {"num_hidden_layers": 3})]
+    shapes += [("prefix", {"num_key_value_heads": 4}), ("prefix", {"hidden_size": 64, "head_dim": 16})]
+    for how, shape in shapes:
         save_adapter(adapted("llama", how), "policy", tmp_path / how)
         other = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **{**COMMON, **shape}))
         with pytest.raises(

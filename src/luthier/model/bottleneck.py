@@ -218,18 +218,17 @@ def put(core: nn.Module, places: Iterable[str], name: str, how: Settings, width:
         site_on(core.get_submodule(place)).adapters[name] = Bottleneck(width, how).to(device).train(core.training)
 
 
-def put_saved(core: nn.Module, name: str, folder: Path) -> Settings:
+def put_saved(core: Any, name: str, folder: Path) -> Settings:
     """The adapter of a folder, on the modules that its weights name. Raises UserError where it is another model's."""
     how = read_settings(folder)
     tensors = load_file(folder / WEIGHTS)
-    places = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
-    known = dict(core.named_modules())
-    if strangers := [place for place in places if place not in known]:
-        raise UserError(
-            f"{folder}: this adapter belongs to another model: there is no {strangers[0]} in {architecture(core)}. "
-            "Give the adapter's own base."
-        )
-    put(core, places, name, how, tensors[f"{next(iter(places))}.down"].shape[1])
+    found = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
+    known, another = dict(core.named_modules()), f"{folder}: this adapter belongs to another model"
+    if strangers := [place for place in found if place not in known]:
+        raise UserError(f"{another}: there is no {strangers[0]} in {architecture(core)}. Give the adapter's own base.")
+    if missing := [place for place in places(core, how.placement) if place not in found]:
+        raise UserError(f"{another}: it has nothing for {missing[0]}. Give the adapter's own base.")
+    put(core, found, name, how, core.config.hidden_size)
     fill(core, name, tensors, folder)
     return how
 

@@ -74,12 +74,24 @@ def read_virtual(core: Any, folder: Path) -> Tensor:
     prefix = config["peft_type"] == "PREFIX_TUNING"
     has = core.config.num_hidden_layers if prefix else core.get_input_embeddings().weight.shape[1]
     given, what = (config["num_layers"], "layers") if prefix else (made_KX.shape[1], "wide embeddings")
+    if given == has and prefix and (numbers := keys_of(core)) is not None:
+        given, has, what = made_KX.shape[1] // (2 * given), numbers, "numbers of a layer's keys"
     if given != has:
         raise UserError(
             f"{folder}: this adapter belongs to another model: it is for {given} {what}, and "
             f"{bottleneck.architecture(core)} has {has}. Give the adapter's own base."
         )
     return made_KX.to(next(core.parameters()).device)
+
+
+def keys_of(core: Any) -> int | None:
+    """Numbers that a token's keys have in each layer; None where layers differ in that."""
+    own = core.config.to_dict()
+    if own.get("global_head_dim") or own.get("per_layer_config"):
+        return None
+    heads = core.config.num_attention_heads
+    head_numbers = own.get("head_dim") or core.config.hidden_size // heads
+    return int(own.get("num_key_value_heads") or heads) * int(head_numbers)
 
 
 def folders(folder: Path) -> list[Path]:

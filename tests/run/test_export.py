@@ -140,3 +140,20 @@ def test_a_base_that_carries_an_adapter_is_told_before_training(made, tmp_path):
     with pytest.raises(UserError, match="it carries adapters beside its weights, and GGUF holds weights only"):
         on_base(made, tmp_path, "second", carrying)("export=[gguf-f16]")
     assert not list((tmp_path / "second").glob("1-*"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "objective", "to"),
+    [("decoder", "causal", "gguf"), ("decoder", "causal", "hf"), ("encoder", "masked", "hf")],
+)
+def test_the_smallest_context_there_is_has_its_certificate_too(shape, objective, to, tmp_path):
+    """16 tokens: fewer than the certificate asks where there is room, and an encoder has no position beyond them."""
+    recipe = small_world(tmp_path).with_name("least.yaml")
+    recipe.write_text(
+        f"name: least\nthreads: 1\nsamples: 0\nbase: {{fresh: {{shape: {shape}, layers: 1, width: 16, heads: 2, "
+        f"vocab: 300, context: 16}}}}\ndata: {{corpus: corpus.jsonl}}\n"
+        f"stages: [{{kind: pretrain, data: corpus, objective: {objective}, steps: 1, batch_tokens: 64}}]\n"
+    )
+    run = run_recipe(load_recipe(recipe, [f"out={json.dumps(str(tmp_path / 'runs'))}"]), recipe)
+    where, lines = export_model(run, None, to, "f32", None)
+    assert said(lines)["tokenizer"] == "the same ids for 5 of 5 texts" and (where / "certificate.json").exists()

@@ -93,7 +93,7 @@ def prompts_of(folder: Path, loaded: Loaded) -> list[tuple[int, ...]]:
     rows = [json.loads(line) for line in told]
     asked = [tuple(renderer.prompt([Message("user", row["prompt"])])) for row in rows]
     made = [tuple(range(3, 3 + n)) for n in (9, 17, 33)]
-    return [ids for ids in (*asked, *made) if len(ids) + NEW_TOKENS <= loaded.context]
+    return [ids for ids in (*asked, *made) if len(ids) < loaded.context]
 
 
 @torch.no_grad()

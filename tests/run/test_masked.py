@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from architectures import tiny
+from architectures import COMMON, ENCODERS, tiny
 from luthier.base.config import load_recipe
 from luthier.base.errors import UserError
 from luthier.base.events import read_events
@@ -22,7 +22,7 @@ from luthier.base.files import read_json
 from luthier.base.nouns import Message, Tokens
 from luthier.base.tuning import Masking
 from luthier.data.dataset import read_dataset
-from luthier.model.load import save_model
+from luthier.model.load import load_tokenizer, save_model
 from luthier.run.stages import check_recipe, open_chat, run_recipe
 from luthier.tokens.masking import Vocabulary, hiding
 from luthier.tokens.tokenizer import train_tokenizer
@@ -296,6 +296,17 @@ def test_an_encoder_that_is_to_write_is_told(whole, corpus, tmp_path):
     ]
     with pytest.raises(UserError, match="bert is an encoder: it fills masks and cannot write"):
         run(corpus, tmp_path, *changes)
+
+
+def test_a_model_that_cannot_compute_its_blocks_again_is_told_by_check_and_by_run(whole, corpus, tmp_path):
+    tokenizer = load_tokenizer(stage_folders(whole)["pretrain"] / "model")
+    albert = AutoConfig.for_model("albert", **{**COMMON, **ENCODERS["albert"], "vocab_size": len(tokenizer)})
+    save_model(AutoModelForMaskedLM.from_config(albert), tokenizer, tmp_path / "albert")
+    changes = [f"base={{model: {json.dumps(str(tmp_path / 'albert'))}}}", "stages.0.gradient_checkpointing=true"]
+    recipe = load_recipe(corpus, [f"out={json.dumps(str(tmp_path))}", *changes])
+    for go in (check_recipe, run_recipe):
+        with pytest.raises(UserError, match="gradient_checkpointing: transformers' AlbertForMaskedLM cannot compute"):
+            go(recipe, corpus)
 
 
 def test_a_tokenizer_without_a_mask_token_is_told(whole, corpus, tmp_path):

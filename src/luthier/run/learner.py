@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luthier.base.errors import RunError
+from luthier.base.errors import RunError, UserError
 from luthier.base.files import new_folder
 from luthier.base.recipe import Pretrain, Recipe, Sft
 from luthier.base.tuning import PromptTuning, Training
@@ -86,6 +86,11 @@ def as_learner(
     UserError where the model cannot be trained like this."""
     lm, renderer = loaded.lm, renderer_of(loaded)
     if stage.gradient_checkpointing:
+        if not lm.core.supports_gradient_checkpointing:
+            raise UserError(
+                f"gradient_checkpointing: transformers' {type(lm.core).__name__} cannot compute its blocks again. "
+                "Remove it, and lower microbatch_tokens where memory is short."
+            )
         lm.core.gradient_checkpointing_enable({"use_reentrant": False})
     if stage.adapter is None:
         if stage.freeze is not None:

@@ -117,7 +117,8 @@ def do_stage(context: Context, index: int, stage: Stage) -> None:
 
 
 SETTING = re.compile(
-    r"((?:adapter|freeze|quantize|optimizer|layer_decay|embedding_lr_frac)(?:\.\w+)*): (.*)", re.DOTALL
+    r"((?:adapter|freeze|quantize|optimizer|layer_decay|embedding_lr_frac|gradient_checkpointing)(?:\.\w+)*): (.*)",
+    re.DOTALL,
 )
 """How a problem begins that a model has with a stage's setting."""
 

@@ -13,7 +13,7 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.files import read_json
 from luthier.run.export import export_model
 from luthier.run.stages import run_recipe
-from run.small import small_world
+from run.small import small_world, stage_folders
 
 RECIPE = """\
 name: out
@@ -51,6 +51,18 @@ def made(tmp_path_factory):
 def said(lines) -> dict[str, str]:
     assert all(line.ok for line in lines)
     return {line.name: line.detail for line in lines}
+
+
+def test_answers_end_as_they_did_in_training_though_the_base_knew_no_conversations(tmp_path):
+    """The base of the adapter has no chat template, and so another end: a model that has learned to end its answers
+    ends them by its own."""
+    recipe = small_world(tmp_path).with_name("export.yaml")
+    recipe.write_text(RECIPE[: RECIPE.index("  - kind: sft\n    name: fewbits")])
+    longer = ["stages.sft.steps=60", "stages.sft.learning_rate=2e-2", "export=[]", "answer_tokens=24"]
+    run = run_recipe(load_recipe(recipe, [f"out={json.dumps(str(tmp_path / 'runs'))}", *longer]), recipe)
+    told = [json.loads(line) for line in (stage_folders(run)["sft"] / "samples.jsonl").read_text().splitlines()]
+    assert any(row["ended"] for row in told), told
+    assert "greedy tokens equal" in said(export_model(run, "sft", "hf", "f16", tmp_path / "out")[1])["adapter"]
 
 
 @pytest.mark.parametrize(("stage", "on"), [("sft", "on its base ="), ("fewbits", "on its base in nf4 =")])

@@ -28,13 +28,12 @@ from luthier.model.gguf import Bits, read_gguf, refusal, require_gguf, rounded, 
 from luthier.model.load import Loaded, load_folder, load_model, wrap
 from luthier.model.score import score
 from luthier.run.context import Context, base_hash, renderer_of
+from luthier.run.greedy import MOST_NATS, same_answers
 from luthier.run.memo import find_stage
 from luthier.tokens.pack import forest
 from luthier.tokens.tokenizer import CHATML
 
 PROMPTS, NEW_TOKENS = 8, 24
-MOST_NATS = 1e-3
-"""Largest difference of a log-prob that counts as rounding, in float32."""
 
 
 class Line(NamedTuple):
@@ -70,7 +69,7 @@ def export_model(run: Path, stage: str | None, to: str, bits: Bits, out: Path | 
     prompts = prompts_of(folder, merged)
     said = account(merged, prompts, None)
     lines = [
-        *trained_line(run, folder, record, prompts, said),
+        *trained_line(run, folder, record, merged, prompts, said),
         Line("merged", True, f"the model in {folder / 'model'}"),
     ]
     with disk_errors(target), new_folder(target) as place:
@@ -103,7 +102,7 @@ def account(loaded: Loaded, prompts: Sequence[tuple[int, ...]], given: Account |
     lm.module.eval()
     if lm.encoder is not None:
         rows = [Tokens(ids, (1.0,) * len(ids), "certificate") for ids in prompts]
-        return Account([], score(lm, forest(rows, min_shared=10**9)))
+        return Account([()] * len(prompts), score(lm, forest(rows, min_shared=10**9)))
     ends = sorted(renderer_of(loaded).end_ids)
     found = sample(lm, prompts, Sampling(NEW_TOKENS, temperature=0), ends, lambda ids: "")
     words = [tuple(one.ids) for (one,) in found]
@@ -121,7 +120,7 @@ def gap(one: Account, other: Account) -> float:
 
 
 def trained_line(
-    run: Path, folder: Path, record: dict[str, Any], prompts: Sequence[tuple[int, ...]], said: Account
+    run: Path, folder: Path, record: dict[str, Any], merged: Loaded, prompts: Sequence[tuple[int, ...]], said: Account
 ) -> list[Line]:
     """Base and adapter, put together again from their folders, beside the merged model."""
     adapter = folder / "adapter"
@@ -136,13 +135,13 @@ def trained_line(
     lm = base.lm
     if not takes(lm, adapter):
         return [Line("adapter", True, "not compared: its base is another size")]
-    whole = replace(base, lm=load_adapter(lm, "exported", adapter))
+    # It ends answers as what was trained does: its base may have known no conversations.
+    whole = replace(merged, lm=load_adapter(lm, "exported", adapter))
     found = account(whole, prompts, said)
-    largest, same = gap(found, said), found.words == said.words
+    largest, same = gap(found, said), same_answers(whole.lm, prompts, found.words, said.words)
     on = f"on its base{' in ' + held['kind'] if held else ''}"
-    ok = largest <= MOST_NATS and same
-    detail = f"adapter {on} = merged: {largest:.1g} nats, greedy tokens {'equal' if same else 'differ'}"
-    return [Line("adapter", ok, detail)]
+    ok = largest <= MOST_NATS and same.ok
+    return [Line("adapter", ok, f"adapter {on} = merged: {largest:.1g} nats, {same.words}")]
 
 
 def base_of(run: Path, record: dict[str, Any], quantize: Quantize | None) -> Loaded | None:
@@ -165,12 +164,12 @@ def same_lines(
 ) -> list[Line]:
     """What was read back beside what was merged; the template byte for byte."""
     found = account(exported, prompts, said)
-    largest, same = gap(found, said), found.words == said.words
-    words = f"{largest:.1g} nats on {len(prompts)} prompts, greedy tokens {'equal' if same else 'differ'}"
+    largest, same = gap(found, said), same_answers(merged.lm, prompts, found.words, said.words)
+    words = f"{largest:.1g} nats on {len(prompts)} prompts, {same.words}"
     template = exported.tokenizer.chat_template == merged.tokenizer.chat_template
     ids = [merged.tokenizer.encode(text) == exported.tokenizer.encode(text) for text in TEXTS]
     return [
-        Line("exported", not price or (largest <= MOST_NATS and same), f"exported = merged: {words}"),
+        Line("exported", not price or (largest <= MOST_NATS and same.ok), f"exported = merged: {words}"),
         Line("template", template, "byte for byte" if template else "differs from the one that was trained with"),
         Line("tokenizer", all(ids), f"the same ids for {sum(ids)} of {len(TEXTS)} texts"),
     ]
@@ -205,14 +204,9 @@ def write_file(
     rounded(near.lm.core, bits)
     expected = account(near, prompts, said)
     found = account(exported, prompts, said)
-    largest, same = gap(found, expected), found.words == expected.words
-    lines.append(
-        Line(
-            "file",
-            largest <= MOST_NATS and same,
-            f"file = weights rounded to {bits}: {largest:.1g} nats, greedy tokens {'equal' if same else 'differ'}",
-        )
-    )
+    largest, same = gap(found, expected), same_answers(exported.lm, prompts, found.words, expected.words)
+    detail = f"file = weights rounded to {bits}: {largest:.1g} nats, {same.words}"
+    lines.append(Line("file", largest <= MOST_NATS and same.ok, detail))
     equal = sum(a == b for a, b in zip(found.words, said.words, strict=True))
     mean = float((found.logp_M - said.logp_M).mean())
     cost = f"{bits} beside float32: {-mean:.2g} nats a token worse, at most {gap(found, said):.2g}; "

@@ -295,7 +295,7 @@ BAD_ROWS = {
         START.replace("data: questions", "data: marked"),
         "judged.jsonl",
         lambda n, row: row,
-        ["marked.jsonl:", "a labelled answer (format: labelled) cannot be trained on here"],
+        ["data.marked was read as labelled (marked.jsonl:", "Give documents or conversations"],
     ),
 }
 

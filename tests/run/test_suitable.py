@@ -48,14 +48,17 @@ def world(tmp_path):
 
 
 CASES = {
-    "tuning on pairs": ("- {kind: sft, data: pairs}", "stages[1].sft: data.pairs was read as pairs. Give documents"),
+    "tuning on pairs": (
+        "- {kind: sft, data: pairs}",
+        "stages[1].sft: data.pairs was read as pairs (pairs.jsonl:1). Give documents",
+    ),
     "replay of pairs": (
         "- {kind: sft, data: questions, replay: {data: pairs}}",
-        "stages[1].sft: data.pairs was read as pairs. Give documents",
+        "stages[1].sft: data.pairs was read as pairs (pairs.jsonl:1). Give documents",
     ),
     "prompts that are documents": (
         "- {kind: grpo, prompts: corpus, rewards: 'luthier.evals.gsm8k:answer_is_right'}",
-        "stages[1].grpo: data.corpus was read as text, and no prompt to answer is among its training rows",
+        "stages[1].grpo: data.corpus was read as text (corpus.jsonl:1), and no prompt to answer is among",
     ),
     "a rater that is not there": (
         "- {kind: prefer, prompts: questions, rater: 'rater.py:rat'}",
@@ -63,15 +66,15 @@ CASES = {
     ),
     "choices of documents": (
         "evaluate: {p: {kind: choices, data: corpus}}",
-        "evaluate.p: data.corpus was read as text, and choices asks multiple choice",
+        "evaluate.p: data.corpus was read as text (corpus.jsonl:1), and choices asks multiple choice",
     ),
     "questions of documents": (
         "evaluate: {p: {kind: answers, data: corpus}}",
-        "evaluate.p: data.corpus was read as text, and answers asks questions",
+        "evaluate.p: data.corpus was read as text (corpus.jsonl:1), and answers asks questions",
     ),
     "loss of pairs": (
         "evaluate: {p: {kind: loss, data: pairs}}",
-        "evaluate.p: data.pairs was read as pairs, and loss reads documents or conversations",
+        "evaluate.p: data.pairs was read as pairs (pairs.jsonl:1), and loss reads documents or conversations",
     ),
     "nothing held out": (
         "evaluate: {p: {kind: loss, data: corpus}}",

@@ -102,4 +102,5 @@ def of_reading(context: Context, probe: Probe, data: Dataset) -> Iterator[str]:
 
 def read_as(data: Dataset) -> str:
     """The beginning of a refusal."""
-    return f"data.{data.name} was read as {data.format}"
+    first = next(iter([*data.train[:1], *data.heldout[:1]]), None)
+    return f"data.{data.name} was read as {data.format}" + (f" ({first.origin})" if first is not None else "")

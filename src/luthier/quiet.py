@@ -13,7 +13,7 @@ def quiet(downloads: bool, offline: bool = False) -> None:
     `downloads`: keep the hub's progress bars, because something may have to be fetched.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    os.environ |= {} if downloads and not offline else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ |= {} if downloads and not offline else {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     for name, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

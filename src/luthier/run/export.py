@@ -209,7 +209,8 @@ def write_file(
     lines.append(Line("file", largest <= MOST_NATS and same.ok, detail))
     equal = sum(a == b for a, b in zip(found.words, said.words, strict=True))
     mean = float((found.logp_M - said.logp_M).mean())
-    cost = f"{bits} beside float32: {-mean:.2g} nats a token worse, at most {gap(found, said):.2g}; "
+    which = "worse" if mean <= 0 else "better"
+    cost = f"{bits} beside float32: {abs(mean):.2g} nats a token {which}, at most {gap(found, said):.2g} apart; "
     lines.append(Line("price", True, cost + f"{equal} of {len(prompts)} greedy answers equal"))
     return lines + same_lines(exported, merged, prompts, said, price=False)[1:]
 

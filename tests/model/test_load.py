@@ -26,6 +26,14 @@ from luthier.tokens.tokenizer import train_tokenizer
 SEQUENCES = probe_sequences(128, 256, 16, seed=2)
 
 
+def small():
+    """A model of as many tokens as the tokenizer has."""
+    model = tiny("llama")
+    torch.manual_seed(1)
+    model.resize_token_embeddings(260, mean_resizing=False)
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(["a"], 260)
@@ -34,7 +42,7 @@ def tokenizer():
 @pytest.fixture
 def folder(tokenizer, tmp_path):
     """A good model folder to spoil."""
-    save_model(tiny("llama"), tokenizer, tmp_path / "model", end_ids=(0, 3))
+    save_model(small(), tokenizer, tmp_path / "model", end_ids=(0, 3))
     return tmp_path / "model"
 
 
@@ -55,7 +63,7 @@ def test_saved_and_loaded_is_the_same_model(folder):
     for loaded in (load(folder), load_folder(folder, "cpu", torch.float32)):
         expected = score(load(folder).lm, forest(SEQUENCES))
         torch.testing.assert_close(score(loaded.lm, forest(SEQUENCES)), expected, rtol=0, atol=0)
-        original = own_forward_of(tiny("llama"))
+        original = own_forward_of(small())
         torch.testing.assert_close(own_forward(loaded.lm, SEQUENCES), original, rtol=0, atol=0)
         assert (loaded.check.layout, loaded.context, loaded.end_ids) == ("forest", 256, (0, 3))
         assert loaded.tokenizer("abc")["input_ids"] == train_tokenizer(["a"], 260)("abc")["input_ids"]
@@ -113,12 +121,12 @@ def test_no_weights(folder):
 
 def test_pickled_weights_are_refused_unless_allowed(folder):
     (folder / "model.safetensors").unlink()
-    torch.save(tiny("llama").state_dict(), folder / "pytorch_model.bin")
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
     problem = refusal(folder)
     assert "only pickled weights (pytorch_model.bin), which can run code when loaded" in problem
     assert "base.allow_pickle: true" in problem
     loaded = load(folder, allow_pickle=True)
-    torch.testing.assert_close(own_forward(loaded.lm, SEQUENCES), own_forward_of(tiny("llama")), rtol=0, atol=0)
+    torch.testing.assert_close(own_forward(loaded.lm, SEQUENCES), own_forward_of(small()), rtol=0, atol=0)
 
 
 def test_code_that_comes_with_a_model_runs_only_when_trusted(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -176,8 +177,11 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
         [sys.executable, "-m", "luthier", "run", "slow.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     writer = os.open(tmp_path / "slow.yaml", os.O_WRONLY)  # returns when the command has opened the other end
-    process.send_signal(signal.SIGINT)
-    os.close(writer)  # a read that began just after the signal came returns too, and then the signal is heard
-    _, told = process.communicate(timeout=60)
+    told = None
+    while told is None:  # a signal that comes just before the read begins is heard when the read ends
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, told = process.communicate(timeout=20)
+    os.close(writer)
     assert process.returncode == 130
     assert told == "stopped; the same command goes on from the last checkpoint\n"

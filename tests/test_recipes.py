@@ -30,6 +30,8 @@ def few_steps(recipe: Recipe) -> list[str]:
             changes.append(f"{at}.iterations=1")
         elif "epochs" in fields:
             changes.append(f"{at}.epochs=0.05")
+        if stage.kind == "prefer" and stage.pairs is not None:
+            continue  # they are read
         if "samples" in fields:
             changes.append(f"{at}.samples={min(4, stage.samples)}")
         if "max_new_tokens" in fields:

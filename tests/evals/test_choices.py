@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from luthier.base.errors import UserError
 from luthier.base.nouns import Choice
 from luthier.base.recipe import Fresh
-from luthier.evals.choices import pick_options
+from luthier.evals.choices import fitting, pick_options
 from luthier.model.load import fresh_model
 from luthier.model.verify import choose_layout, library_attention
 from luthier.tokens.render import Renderer
@@ -80,7 +80,8 @@ def test_any_items_in_any_company(model, rows):
         assert picked.scores == pytest.approx(pick_options(*model, [item])[0].scores, abs=1e-4)
 
 
-def test_an_item_longer_than_the_context_is_refused(model):
+def test_an_item_longer_than_the_context_is_refused_and_can_be_left_out(model):
     items = [Choice(CONTEXT, (" red", " blue"), 0, "a:1"), Choice("0123456789 " * 60, (" red", " blue"), 0, "a:2")]
     with pytest.raises(UserError, match=r"a:2: with an option it is longer than the model's context of 256 tokens\. S"):
         pick_options(*model, items)
+    assert fitting(*model, items) == items[:1]

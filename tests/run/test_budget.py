@@ -199,7 +199,7 @@ def budget_world(folder, budget):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_whole_recipe_ends_in_time(tmp_path):
-    hours = 0.003
+    hours = 0.006
     path = budget_world(tmp_path, {"hours": hours})
     began = time.monotonic()
     run = run_small(path, tmp_path / "out")

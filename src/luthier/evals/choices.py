@@ -32,6 +32,16 @@ class Picked(NamedTuple):
         return self.pick == self.gold
 
 
+def fitting(lm: LanguageModel, renderer: Renderer, items: Sequence[Choice]) -> list[Choice]:
+    """The items that fit into the model's context with each of their options."""
+    context = room_of(lm)
+    return [
+        item
+        for item in items
+        if all(len(renderer.plain(item.context, option, item.origin).ids) <= context for option in item.options)
+    ]
+
+
 @torch.no_grad()
 def pick_options(
     lm: LanguageModel,

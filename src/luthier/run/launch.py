@@ -83,7 +83,7 @@ def slurm_script(launch: Launch) -> str:
 #SBATCH --requeue
 # Started again, after a time limit or a lost machine, it goes on from the last checkpoint.
 set -euo pipefail
-HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export HEAD
 srun --kill-on-bad-exit=1 {meeting('"$SLURM_JOB_NUM_NODES"', str(launch.gpus), '"$SLURM_JOB_ID"')} \\
     {launch.command}
@@ -105,7 +105,7 @@ setup: |
 # Started again, it goes on from the last checkpoint, where the run's folder has stayed.
 run: |
   set -euo pipefail
-  export HEAD=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)
+  export HEAD=$(echo "$SKYPILOT_NODE_IPS" | sed -n 1p)
   {options} \\
     {launch.command}
 """

@@ -17,7 +17,7 @@ from luthier.base.nouns import Chat, Choice
 from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, LossProbe, Probe, WinRateProbe
 from luthier.evals.answers import answer_all, wins
-from luthier.evals.choices import pick_options
+from luthier.evals.choices import fitting, pick_options
 from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, wilson
 from luthier.evals.loss import losses
 from luthier.generate import Sampling
@@ -97,14 +97,21 @@ def remembered(
 
 
 def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: ModelRef) -> Measured:
-    """Right or wrong, item by item."""
+    """Right or wrong, item by item; those that the model cannot read are left out, and counted."""
     data = context.dataset(probe.data)
     items = [e for e in data.train + data.heldout if isinstance(e, Choice)][: probe.limit]
     if not items:
         raise UserError(f"evaluate: data.{probe.data} holds no multiple-choice rows (query, choices, gold).")
     items = [replace(item, context=item.context + probe.joint) for item in items]
-    picked = pick_options(loaded.lm, renderer_of(loaded), items, probe.normalise)
-    return {"right": [int(p.right) for p in picked], "origins": [p.origin for p in picked]}
+    fit = fitting(loaded.lm, renderer_of(loaded), items)
+    if not fit:
+        raise UserError(
+            f"evaluate: data.{probe.data}: every item is longer than the model's context of {loaded.context} tokens. "
+            "Take a model with a longer context, or other items."
+        )
+    picked = pick_options(loaded.lm, renderer_of(loaded), fit, probe.normalise)
+    left_out = len(items) - len(fit)
+    return {"right": [int(p.right) for p in picked], "origins": [p.origin for p in picked], "left_out": left_out}
 
 
 def answered(context: Context, probe: AnswersProbe | WinRateProbe, loaded: Loaded) -> tuple[list[Chat], list[Any]]:
@@ -161,11 +168,14 @@ def measure_wins(context: Context, probe: WinRateProbe, loaded: Loaded, ref: Mod
 
 
 def share_right(context: Context, name: str, probe: Probe, rows: dict[str, Measured], log: EventLog) -> Any:
-    """Accuracy after each stage."""
-    found = {}
+    """Accuracy after each stage, and how many items were too long for its model, where any were."""
+    found: dict[str, Any] = {}
     for after, row in rows.items():
         found[after] = wilson(sum(row["right"]), len(row["right"])).as_dict()
         log.emit("eval", step=0, name=f"{name}.{after}", **found[after])
+        if left_out := row.get("left_out"):
+            found[after] |= {"left_out": left_out}
+            log.emit("note", text=f"{name}.{after}: {left_out} items are longer than the model's context: left out")
     return found
 
 

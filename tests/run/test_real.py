@@ -40,4 +40,5 @@ def test_the_real_recipe_meets_its_figures(shared_data: Path, tmp_path: Path):
     accuracy = metrics["reward"]["accuracy"]
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"] and accuracy["n"] > 50
     assert loss("forgetting", "base") < loss("forgetting", "sft")
-    assert metrics["arc_easy"]["base"]["n"] == 800
+    arc = metrics["arc_easy"]["base"]
+    assert arc["n"] + arc["left_out"] == 800 and arc["left_out"] == 1  # one item is longer than the context of 512

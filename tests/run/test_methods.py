@@ -23,22 +23,10 @@ from luthier.model.load import load_folder
 from luthier.model.quantise import dequantise
 from luthier.model.verify import probe_sequences
 from luthier.run.stages import check_recipe, run_recipe
-from run.small import results, small_world, stage_folders, write_rows
+from run.small import results, small_world, stage_folders
+from run.tuned import BASE, interrupt, pretrained, run_with
 
-RECIPE = """\
-name: small
-threads: 1
-samples: 1
-answer_tokens: 6
-base:
-  fresh: {layers: 2, width: 64, heads: 4, kv_heads: 2, ffn: 128, vocab: 300, context: 96}
-data:
-  corpus: {path: corpus.jsonl, format: text}
-  questions: {path: questions.jsonl, format: qa}
-  pairs: {path: pairs.jsonl, format: pairs}
-stages:
-  - {kind: pretrain, data: corpus, steps: 6, batch_tokens: 1024, learning_rate: 5.0e-3, evaluate_every_steps: 6}
-"""
+RECIPE = BASE % "width: 64, ffn: 128"
 SFT = (
     "  - {kind: sft, data: questions, steps: 6, batch_tokens: 512, learning_rate: 0.02, checkpoint_every_steps: 2, "
     "evaluate_every_steps: 6, %s}\n"
@@ -60,15 +48,7 @@ ROWS = probe_sequences(300, 80, seed=5)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A pretrained base of six steps, for every test to start from."""
-    folder = tmp_path_factory.mktemp("world")
-    small_world(folder)
-    said = [
-        {"prompt": f"Which colour has the cup {n}?", "chosen": "It is red.", "rejected": f"I do not know {n}."}
-        for n in range(24)
-    ]
-    write_rows(folder / "pairs.jsonl", said)
-    run(folder, folder / "out")
-    return folder
+    return pretrained(tmp_path_factory.mktemp("world"), RECIPE)
 
 
 @pytest.fixture
@@ -79,21 +59,7 @@ def out(world, tmp_path):
 
 
 def run(world, out, stages="", watchers=()):
-    path = world / "recipe.yaml"
-    path.write_text(RECIPE + stages)
-    return run_recipe(load_recipe(path, [f"out={json.dumps(str(out))}"]), path, watchers)
-
-
-def interrupt(step):
-    """A watcher that ends the process' work as Ctrl-C does, once a stage after the first has told of a step."""
-    stages = []
-
-    def watch(event):
-        stages.extend([event["stage"]] if event["kind"] == "begin" else [])
-        if event["kind"] == "step" and event["step"] == step and stages[-1] == "sft":
-            raise KeyboardInterrupt
-
-    return watch
+    return run_with(world, out, RECIPE + stages, watchers)
 
 
 @torch.no_grad()
@@ -154,7 +120,7 @@ def goes_on_as_if_nothing_had_been(method, world, whole, again):
     """Stops after step 5, goes on from the checkpoint of step 4, and ends with the same bits."""
     shutil.copytree(world / "out", again)
     with pytest.raises(KeyboardInterrupt):
-        run(world, again, SFT % METHODS[method], (interrupt(5),))
+        run(world, again, SFT % METHODS[method], (interrupt("sft", 5),))
     (kept,) = again.glob("small/*-sft-*/checkpoints/step-4")
     assert (kept / "model.safetensors").exists() == (method == "frozen")  # of an adapter, only the adapter is kept
     resumed = run(world, again, SFT % METHODS[method])

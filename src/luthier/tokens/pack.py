@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -73,17 +73,27 @@ def shared_lengths(sorted_ids: Sequence[np.ndarray], min_shared: int) -> list[in
     return lengths
 
 
-def forest(sequences: Sequence[Tokens], min_shared: int = MIN_SHARED) -> Batch:
-    """Lays the sequences out as a forest. Equal prefixes of at least `min_shared` tokens are stored once.
+class Laid(NamedTuple):
+    """Token sequences laid out as a forest, and where each one's tokens stand in it, root first."""
 
-    A sequence's own weights decide its predictions, also inside a shared prefix: two sequences that supervise the
-    same shared token make two predictions. Raises ValueError on an empty sequence.
-    """
-    if any(len(s.ids) == 0 for s in sequences):
+    ids_T: np.ndarray
+    pos_T: np.ndarray
+    end_T: np.ndarray
+    paths: list[np.ndarray]
+
+
+def in_trie_order(ids: Sequence[np.ndarray]) -> list[int]:
+    """Indices of token sequences in lexicographic order, in which neighbours share the longest prefixes."""
+    keys = [one.astype(">u4").tobytes() for one in ids]  # compared at once; tuples are compared token by token
+    return sorted(range(len(ids)), key=keys.__getitem__)
+
+
+def lay(ids: Sequence[np.ndarray], min_shared: int) -> Laid:
+    """Lays sequences out flat, depth first; equal prefixes of at least `min_shared` tokens are stored once. Without any
+    sharing the input order is kept. Raises ValueError on an empty sequence."""
+    if any(len(one) == 0 for one in ids):
         raise ValueError("a sequence without tokens cannot be packed")
-    ids = [np.asarray(s.ids, dtype=np.int64) for s in sequences]
-    # Sorted neighbours share the longest prefixes; without any sharing the input order is kept.
-    order = sorted(range(len(ids)), key=lambda n: sequences[n].ids)
+    order = in_trie_order(ids)
     shared = shared_lengths([ids[n] for n in order], min_shared)
     if not any(shared):
         order, shared = list(range(len(ids))), [0] * len(ids)
@@ -100,20 +110,52 @@ def forest(sequences: Sequence[Tokens], min_shared: int = MIN_SHARED) -> Batch:
         path, size = np.concatenate([path[:common], here]), size + len(own)
         paths[n] = path
     end_T[path] = size
+    return Laid(ids_T, pos_T, end_T, paths)
 
+
+def forest(sequences: Sequence[Tokens], min_shared: int = MIN_SHARED) -> Batch:
+    """Lays the sequences out as a forest. Equal prefixes of at least `min_shared` tokens are stored once.
+
+    A sequence's own weights decide its predictions, also inside a shared prefix: two sequences that supervise the
+    same shared token make two predictions. Raises ValueError on an empty sequence.
+    """
+    ids = [np.asarray(s.ids, dtype=np.int64) for s in sequences]
     weights = [np.asarray(s.weights, dtype=np.float32) for s in sequences]
     predicted = [1 + np.flatnonzero(w[1:]) for w in weights]
+    origins = tuple(s.origin for s in sequences)
+    return _batch(
+        lay(ids, min_shared), ids, predicted, [w[t] for w, t in zip(weights, predicted, strict=True)], origins
+    )
+
+
+def scored_forest(ids: Sequence[np.ndarray], scored: Sequence[int], min_shared: int = MIN_SHARED) -> Batch:
+    """The last `scored` tokens of each sequence as predictions of weight 1. A sequence's last token predicts nothing
+    and is not stored: options of one token to a question are one sequence. Raises ValueError on a sequence that is
+    shorter than two tokens."""
+    predicted = [np.arange(len(one) - n, len(one)) for one, n in zip(ids, scored, strict=True)]
+    laid = lay([one[:-1] for one in ids], min_shared)
+    return _batch(laid, ids, predicted, [np.ones(n, dtype=np.float32) for n in scored])
+
+
+def _batch(
+    laid: Laid,
+    ids: Sequence[np.ndarray],
+    predicted: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    origins: tuple[str, ...] = (),
+) -> Batch:
+    """A layout with its predictions: of sequence n, its tokens at the places `predicted[n]`."""
     join = lambda parts, dtype: torch.from_numpy(np.concatenate([*parts, np.empty(0)]).astype(dtype))  # noqa: E731
     return Batch(
-        ids_T=torch.from_numpy(ids_T),
-        pos_T=torch.from_numpy(pos_T),
-        end_T=torch.from_numpy(end_T),
-        from_M=join([path[t - 1] for path, t in zip(paths, predicted, strict=True)], np.int64),
+        ids_T=torch.from_numpy(laid.ids_T),
+        pos_T=torch.from_numpy(laid.pos_T),
+        end_T=torch.from_numpy(laid.end_T),
+        from_M=join([path[t - 1] for path, t in zip(laid.paths, predicted, strict=True)], np.int64),
         target_M=join([i[t] for i, t in zip(ids, predicted, strict=True)], np.int64),
-        weight_M=join([w[t] for w, t in zip(weights, predicted, strict=True)], np.float32),
+        weight_M=join(weights, np.float32),
         seq_M=join([np.full(len(t), n) for n, t in enumerate(predicted)], np.int64),
-        last_N=torch.tensor([int(path[-1]) for path in paths], dtype=torch.int64),
-        origins=tuple(s.origin for s in sequences),
+        last_N=torch.tensor([int(path[-1]) for path in laid.paths], dtype=torch.int64),
+        origins=origins,
     )
 
 

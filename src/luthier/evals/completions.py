@@ -1,0 +1,88 @@
+"""Text that a model writes after given tokens, for benchmarks that judge what is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from luthier.evals.engine import Answers, Work
+from luthier.generate import Sampling, sample
+from luthier.model.score import LanguageModel
+
+WAVE_ROWS = 64
+"""Most rows that grow together."""
+WAVE_TOKENS = 32768
+"""Most tokens, read and written, whose keys and values are in memory at once."""
+
+
+class Completion(NamedTuple):
+    """A request for text: the ids it goes on from, how to draw, and the strings before which it ends."""
+
+    ids: tuple[int, ...]
+    how: Sampling
+    until: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What its answer is kept under."""
+        how = json.dumps([asdict(self.how), self.until], sort_keys=True)
+        ids = np.array(self.ids, dtype=np.int32).tobytes()
+        return "text-" + hashlib.blake2b(ids + how.encode(), digest_size=12).hexdigest()
+
+
+def complete(
+    lm: LanguageModel,
+    asked: Sequence[Completion],
+    end_ids: Sequence[int],
+    tokenizer: Any,
+    answers: Answers | None = None,
+    progress: Callable[[Work], None] = lambda done: None,
+) -> list[str]:
+    """What the model writes to each request, without the stop string; requests that are equal are answered once.
+    Raises UserError as `sample` does."""
+    answers = answers or Answers()
+    keys = [one.key for one in asked]
+    left = {key: one for key, one in zip(keys, asked, strict=True) if key not in answers.known}
+    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
+    for wave in waves(left):
+        first = wave[0][1]
+        # A stop string may be the text of a special token, which `decode` leaves out.
+        specials = {text for text in first.until if text in tokenizer.get_vocab()}
+        ends = sorted({*end_ids, *(tokenizer.convert_tokens_to_ids(text) for text in specials)})
+        stops = [text for text in first.until if text and text not in specials]
+        drawn = sample(lm, [one.ids for _, one in wave], first.how, ends, decode, max_rows=len(wave), stops=stops)
+        texts = [before_stop(group[0].text, first.until) for group in drawn]
+        answers.add({key: text for (key, _), text in zip(wave, texts, strict=True)})
+        written = sum(len(group[0].ids) for group in drawn)
+        progress(Work(len(wave), sum(len(one.ids) for _, one in wave) + written, written))
+    return [answers.known[key] for key in keys]
+
+
+def before_stop(text: str, until: Sequence[str]) -> str:
+    """A text up to the first of some strings."""
+    for stop in until:
+        if stop:
+            text = text.split(stop)[0]
+    return text
+
+
+def waves(left: dict[str, Completion]) -> Iterator[list[tuple[str, Completion]]]:
+    """Requests that grow together: drawn alike, the longest first, as many as memory is meant to hold."""
+    order = sorted(left.items(), key=lambda item: (str(item[1][1:]), -len(item[1].ids), item[0]))
+    wave: list[tuple[str, Completion]] = []
+    for key, one in order:
+        if wave:
+            first = wave[0][1]
+            size = len(first.ids) + first.how.max_new_tokens
+            full = len(wave) == WAVE_ROWS or size * (len(wave) + 1) > WAVE_TOKENS
+            if full or first[1:] != one[1:]:
+                yield wave
+                wave = []
+        wave.append((key, one))
+    if wave:
+        yield wave

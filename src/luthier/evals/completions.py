@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from luthier.evals.engine import Answers, Work
+from luthier.evals.engine import Answers, Watch, Work
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel
 
@@ -41,14 +41,17 @@ def complete(
     end_ids: Sequence[int],
     tokenizer: Any,
     answers: Answers | None = None,
-    progress: Callable[[Work], None] = lambda done: None,
+    watch: Watch = Watch(),  # noqa: B008  # immutable
 ) -> list[str]:
-    """What the model writes to each request, without the stop string; requests that are equal are answered once.
+    """What the model writes to each request, without the stop string; requests that are equal are answered once. What
+    `watch` hears of before it begins is the most that may be written.
     Raises UserError as `sample` does."""
     answers = answers or Answers()
     keys = [one.key for one in asked]
     left = {key: one for key, one in zip(keys, asked, strict=True) if key not in answers.known}
     decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
+    most = [(len(one.ids) + one.how.max_new_tokens, one.how.max_new_tokens) for one in left.values()]
+    watch.plan(Work(len(left), sum(tokens for tokens, _ in most), sum(written for _, written in most)))
     for wave in waves(left):
         first = wave[0][1]
         # A stop string may be the text of a special token, which `decode` leaves out.
@@ -59,7 +62,7 @@ def complete(
         texts = [before_stop(group[0].text, first.until) for group in drawn]
         answers.add({key: text for (key, _), text in zip(wave, texts, strict=True)})
         written = sum(len(group[0].ids) for group in drawn)
-        progress(Work(len(wave), sum(len(one.ids) for _, one in wave) + written, written))
+        watch.done(Work(len(wave), sum(len(one.ids) for _, one in wave) + written, written))
     return [answers.known[key] for key in keys]
 
 

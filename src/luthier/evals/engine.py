@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ BATCH_TOKENS = 8192
 """Stored tokens in one batch: enough that a shared prefix is seldom computed twice, little beside a model's weights."""
 BATCH_PREDICTIONS = 16384
 """Scored tokens in one batch."""
+RAMP = (512, 2048)
+"""Stored tokens of the first batches: what the rest will take is known early, however slow the model."""
 MIN_SHARED = 4
 """Shorter shared prefixes are stored per sequence: a branch costs an attention call in every layer."""
 
@@ -88,6 +90,13 @@ class Answers:
                     file.write("".join(json.dumps([key, value]) + "\n" for key, value in found.items()))
 
 
+class Watch(NamedTuple):
+    """Who hears how an evaluation goes: what there is to do, before it begins, and what each batch has done."""
+
+    plan: Callable[[Work], None] = lambda work: None
+    done: Callable[[Work], None] = lambda work: None
+
+
 class Run(NamedTuple):
     """One batch: indices of its requests, and what it takes."""
 
@@ -104,13 +113,15 @@ def batches(requests: Sequence[Request], shares: bool, tokens: int = BATCH_TOKEN
     inputs = [request.ids[:-1] for request in requests]
     order = in_trie_order(inputs)
     shared = shared_lengths([inputs[n] for n in order], MIN_SHARED)
+    limits = chain((min(size, tokens) for size in RAMP), repeat(tokens))
+    limit = next(limits)
     run: list[int] = []
     stored = scored = 0
     for n, common in zip(order, shared, strict=True):
         own = len(inputs[n]) - common
-        if run and (stored + own > tokens or scored + requests[n].scored > BATCH_PREDICTIONS):
+        if run and (stored + own > limit or scored + requests[n].scored > BATCH_PREDICTIONS):
             yield Run(run, Work(len(run), stored, scored))
-            run, stored, scored, own = [], 0, 0, len(inputs[n])
+            run, stored, scored, own, limit = [], 0, 0, len(inputs[n]), next(limits)
         run.append(n)
         stored, scored = stored + own, scored + requests[n].scored
     if run:
@@ -131,13 +142,6 @@ def _rectangles(requests: Sequence[Request], tokens: int) -> Iterator[Run]:
             yield Run(run, Work(len(run), len(run) * len(requests[run[0]].ids), sum(requests[n].scored for n in run)))
 
 
-def work_of(requests: Sequence[Request], shares: bool, tokens: int = BATCH_TOKENS) -> Work:
-    """What scoring the requests takes, each distinct one once."""
-    distinct = list({request.key: request for request in requests}.values())
-    done = [run.work for run in batches(distinct, shares, tokens)]
-    return Work(*(sum(part) for part in zip(*done, strict=True))) if done else Work(0, 0, 0)
-
-
 def score_batch(lm: LanguageModel, requests: Sequence[Request]) -> list[Scored]:
     """One batch through the model."""
     ids, scored = [request.ids for request in requests], [request.scored for request in requests]
@@ -153,12 +157,11 @@ def loglikelihoods(
     lm: LanguageModel,
     requests: Sequence[Request],
     answers: Answers | None = None,
-    progress: Callable[[Work], None] = lambda done: None,
+    watch: Watch = Watch(),  # noqa: B008  # immutable
     tokens: int = BATCH_TOKENS,
 ) -> list[Scored]:
     """Σ log p (nats) of each request's scored tokens, and whether they are what greedy decoding writes. Each distinct
-    request is computed once, and not at all where `answers` has it. `progress` hears the work of each batch when it is
-    done.
+    request is computed once, and not at all where `answers` has it. `watch` hears how it goes.
 
     Raises ValueError on a request that scores its first token, or none."""
     if any(not 0 < request.scored < len(request.ids) for request in requests):
@@ -167,13 +170,15 @@ def loglikelihoods(
     keys = [request.key for request in requests]
     left = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers.known}
     names, fresh = list(left), list(left.values())
+    runs = list(batches(fresh, lm.layout == "forest", tokens))
+    watch.plan(Work(*(sum(run.work[part] for run in runs) for part in range(3))))
     was_training = lm.module.training
     lm.module.eval()
     try:
-        for run in batches(fresh, lm.layout == "forest", tokens):
+        for run in runs:
             scored = score_batch(lm, [fresh[n] for n in run.indices])
             answers.add(dict(zip((names[n] for n in run.indices), scored, strict=True)))
-            progress(run.work)
+            watch.done(run.work)
     finally:
         lm.module.train(was_training)
     return [Scored(*answers.known[key]) for key in keys]

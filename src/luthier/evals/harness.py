@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from luthier.base.errors import UserError
 from luthier.evals.completions import Completion, complete
-from luthier.evals.engine import Answers, Request, Work, loglikelihoods
+from luthier.evals.engine import BATCH_TOKENS, Answers, Request, Watch, loglikelihoods
 from luthier.generate import Sampling
 from luthier.model.load import Loaded
 from luthier.model.verify import room_of
@@ -44,13 +46,13 @@ class Harness(TemplateLM):
         self,
         loaded: Loaded,
         answers: Answers | None = None,
-        progress: Callable[[Work], None] = lambda done: None,
-        batch_tokens: int | None = None,
+        watch: Watch = Watch(),  # noqa: B008  # immutable
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         super().__init__()
         self.loaded, self.tokenizer, self.lm = loaded, loaded.tokenizer, loaded.lm
-        self.answers, self.progress = answers or Answers(), progress
-        self.tokens = {} if batch_tokens is None else {"tokens": batch_tokens}
+        self.answers, self.watch, self.batch_tokens = answers or Answers(), watch, batch_tokens
+        self.ends = sorted({self.eot_token_id, *loaded.end_ids})
         self.cut = 0
         """Requests longer than the model's context: cut on the left, and counted."""
 
@@ -103,10 +105,8 @@ class Harness(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(Σ log p of the continuation in nats, whether it is the greedy one) of each request."""
-        return [
-            tuple(s)
-            for s in loglikelihoods(self.lm, self.as_requests(requests), self.answers, self.progress, **self.tokens)
-        ]
+        found = loglikelihoods(self.lm, self.as_requests(requests), self.answers, self.watch, self.batch_tokens)
+        return [(scored.logp, scored.greedy) for scored in found]
 
     def as_requests(self, requests: Sequence[Instance]) -> list[Request]:
         """The requests in tokens. Spaces at the end of a context belong to the continuation (`_encode_pair`)."""
@@ -129,8 +129,8 @@ class Harness(TemplateLM):
         return made
 
     def request(self, ids: Sequence[int], scored: int) -> Request:
-        """A request that fits: what is too long loses its beginning. Raises UserError where nothing is scored, and where
-        what is scored alone is longer than the context."""
+        """A request that fits: what is too long loses its beginning. Raises UserError where nothing is scored, and
+        where what is scored alone is longer than the context."""
         if scored < 1:
             raise UserError("a task has an option without a token to score. Give every option some text.")
         if scored > self.max_length:
@@ -147,13 +147,20 @@ class Harness(TemplateLM):
             pairs = [make_disjoint_window(window) for window in cut]
             windows += [Request(np.array([*c, *follows], dtype=np.int32), len(follows)) for c, follows in pairs]
             sizes.append(len(pairs))
-        found = iter(loglikelihoods(self.lm, windows, self.answers, self.progress, **self.tokens))
+        found = iter(loglikelihoods(self.lm, windows, self.answers, self.watch, self.batch_tokens))
         return [sum(next(found).logp for _ in range(size)) for size in sizes]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, up to the first of the task's stop strings."""
-        asked = [self.completion(context, dict(settings)) for context, settings in (r.args for r in requests)]
-        return complete(self.lm, asked, sorted({self.eot_token_id}), self.tokenizer, self.answers, self.progress)
+        asked: list[Completion] = []
+        times: Counter[Completion] = Counter()
+        for context, settings in (request.args for request in requests):
+            one = self.completion(context, dict(settings))
+            times[one] += 1
+            # Asked again, a request that is drawn is drawn anew.
+            again = replace(one.how, seed=times[one] - 1) if one.how.temperature > 0 else one.how
+            asked.append(one._replace(how=again))
+        return complete(self.lm, asked, self.ends, self.tokenizer, self.answers, self.watch)
 
     def completion(self, context: str, settings: Mapping[str, Any]) -> Completion:
         """A request for text, with lm-eval's settings in our words. Raises UserError on a setting that is not known."""
@@ -169,8 +176,8 @@ class Harness(TemplateLM):
         room = self.max_length - limit
         if room < 1:
             raise UserError(
-                f"a task lets the model write {limit} tokens; its context has {self.max_length}. Give the task a smaller "
-                "max_gen_toks, or take a model with a longer context."
+                f"a task lets the model write {limit} tokens; its context has {self.max_length}. Give the task a "
+                "smaller max_gen_toks, or take a model with a longer context."
             )
         ids = self.tok_encode(context)
         self.cut += len(ids) > room

@@ -73,6 +73,10 @@ class Subject:
     """What a reader should know about how it was asked; complete when it has been."""
     close: Callable[[], None]
     """Frees its memory; it can be asked again, and is loaded anew then."""
+    load: Callable[[], Loaded] | None = None
+    """The model itself, loaded anew; an endpoint has none to give."""
+    model_hash: str = ""
+    """Of the model alone, however it is asked."""
 
 
 def open_subject(name: str, how: Asking = Asking(), device: str = "auto") -> Subject:
@@ -192,7 +196,8 @@ def local_subject(
     made = {"model": what, "asked": [how.max_new_tokens, how.temperature, how.seed], "device": device}
     digest = hash_of(made | {"versions": versions(), "code": code_hash()})
     model = Local(load, how)
-    return Subject(name, kind, digest, model.ask, model.nats, model.notes, model.close)
+    alone = hash_of({"model": what, "device": device})
+    return Subject(name, kind, digest, model.ask, model.nats, model.notes, model.close, load, alone)
 
 
 class Local:

@@ -10,7 +10,16 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.evals.intervals import Figure, bootstrap_mean, bootstrap_ratio, mean_normal, paired_bootstrap, wilson
+from luthier.evals.intervals import (
+    Figure,
+    bootstrap_mean,
+    bootstrap_ratio,
+    mean_normal,
+    paired_bootstrap,
+    stratified,
+    wilson,
+    wilson_at,
+)
 
 
 @given(st.data(), st.integers(1, 5000))
@@ -139,3 +148,26 @@ def test_a_figure_is_json():
         "high": 1.0,
         "n": 2,
     }
+
+
+def test_a_stratified_share_weighs_its_groups_and_is_no_wider_than_its_variance_says():
+    # 80 % and 40 % of 10 each, of groups of 300 and 100: 0.75·0.8 + 0.25·0.4 = 0.7.
+    groups = [[1.0] * 8 + [0.0] * 2, [1.0] * 4 + [0.0] * 6]
+    figure = stratified(groups, [300, 100])
+    assert figure.value == pytest.approx(0.7) and figure.n == 20
+    # Σ W²·s²/n with s² = p(1−p)·n/(n−1): .5625·(.16/9) + .0625·(.24/9) = .01 + .0016667
+    effective = 0.7 * 0.3 / (0.01 + 0.0016666667)
+    assert (figure.low, figure.high) == pytest.approx(wilson_at(0.7, effective))
+    # One group alone is a plain share, but for n − 1; all right is Wilson's all right.
+    assert stratified([[1.0] * 12], [50]) == wilson(12, 12)
+    assert stratified([[1.0, 0.0]] * 30, [7] * 30).value == pytest.approx(0.5)
+
+
+def test_stratified_intervals_hold_what_they_promise():
+    random = np.random.default_rng(0)
+    truth, sizes, held = [0.9, 0.5, 0.2, 0.65], [400, 100, 300, 200], 0
+    whole = float(np.average(truth, weights=sizes))
+    for _ in range(400):
+        figure = stratified([(random.random(25) < p).astype(float).tolist() for p in truth], sizes)
+        held += figure.low <= whole <= figure.high
+    assert 0.93 <= held / 400 <= 0.98

@@ -121,6 +121,8 @@ def built(name: str, known: Mapping[str, Any], given: Mapping[str, str], shots: 
     config = deepcopy(dict(known))
     subject = config.pop("subject", None) or given.get("subject")
     config["task"] = name
+    if shots and "fewshot_split" not in config:
+        raise UserError(f"{name}: --shots {shots}: all of its rows are asked, and none is left to show. Leave it away.")
     config["dataset_kwargs"] = {**config.get("dataset_kwargs", {}), **given} | ({"subject": subject} if subject else {})
     if subject:
         config["description"] = (

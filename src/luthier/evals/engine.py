@@ -107,7 +107,7 @@ class Run(NamedTuple):
 def batches(requests: Sequence[Request], shares: bool, tokens: int = BATCH_TOKENS) -> Iterator[Run]:
     """The requests in batches. Where prefixes are shared: in the trie's order, as many as store at most `tokens` tokens
     together. Else by length, as many as make a rectangle of that size. A request that is larger stands alone."""
-    if not shares:
+    if not shares or not requests:
         yield from _rectangles(requests, tokens)
         return
     inputs = [request.ids[:-1] for request in requests]

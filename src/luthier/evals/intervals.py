@@ -38,11 +38,17 @@ def wilson(successes: float, n: int, z: float = Z95) -> Figure:
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes out of {n} are no share")
     share = successes / n
+    low, high = wilson_at(share, n, z)
+    # At 0 and n one end is 0 and 1 exactly; rounding may not move it past the value.
+    return Figure(share, min(low, share), max(high, share), n)
+
+
+def wilson_at(share: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """The ends of Wilson's interval for a share of `n` items, which may be fewer or more than were counted."""
     shrink = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrink
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / shrink
-    # At 0 and n one end is 0 and 1 exactly; rounding may not move it past the value.
-    return Figure(share, min(max(0.0, centre - half), share), max(min(1.0, centre + half), share), n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def mean_normal(values: Sequence[float] | np.ndarray, z: float = Z95) -> Figure:
@@ -98,6 +104,30 @@ def paired_bootstrap(
     intervals side by side, for what makes an item hard is in both. Raises ValueError where the lengths differ."""
     a_N, b_N = _together(a, b)
     return bootstrap_mean(a_N - b_N, seed, resamples)
+
+
+def stratified(groups: Sequence[Sequence[float]], sizes: Sequence[int], z: float = Z95) -> Figure:
+    """Σ W_h·m_h of shares or scores in 0..1 measured on some items of each group, W_h = sizes_h / Σ sizes, with an
+    interval; n is the items measured. Cochran 1977, eq. 5.7: variance Σ W_h²·s_h²/n_h, without the correction for
+    finite groups: the interval is of what such questions would give, not of these only.
+
+    The interval is Wilson's at the effective n that this variance means (Korn and Graubard 1998), which is right near
+    0 and 1, and where a group has one item: its spread is then taken from all items. Raises ValueError without items.
+    """
+    if not groups or any(len(group) == 0 for group in groups) or len(groups) != len(sizes):
+        raise ValueError("every group needs an item, and a size")
+    weight_H = np.array(sizes, dtype=np.float64) / sum(sizes)
+    everything = _finite([value for group in groups for value in group])
+    pooled = float(everything.var(ddof=1)) if len(everything) > 1 else 0.0
+    mean_H = np.array([np.mean(group) for group in groups])
+    spread_H = np.array([np.var(group, ddof=1) if len(group) > 1 else pooled for group in groups])
+    count_H = np.array([len(group) for group in groups])
+    value = float(weight_H @ mean_H)
+    variance = float((weight_H**2 * spread_H / count_H).sum())
+    n = len(everything)
+    effective = min(value * (1 - value) / variance, 2.0 * n) if variance > 0 else float(n)
+    centre = wilson_at(min(max(value, 0.0), 1.0), max(effective, 1.0), z)
+    return Figure(value, min(centre[0], value), max(centre[1], value), n)
 
 
 def _together(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,7 +68,7 @@ def dataset(
 def arc(folder: str, level: str, **_: Any) -> Any:
     """ARC easy or challenge, the test questions."""
     name = f"arc_{level}"
-    rows = rows_of(folder, name, rf"{level}(?!.*(train|dev|valid))", f"ARC {level} (…{level}….jsonl)")
+    rows = rows_of(folder, name, rf"arc.*{level}(?!.*(train|dev|valid))", f"ARC {level} (…{level}….jsonl)")
     return dataset(name, {"test": rows}, arc_row)
 
 
@@ -124,7 +124,7 @@ def mmlu(folder: str, subject: str, **_: Any) -> Any:
     for split in ("test", "dev"):
         key = (folder, split)
         if key not in _MMLU:
-            rows = rows_of(folder, "mmlu", rf"mmlu.*\b{split}\b|/{split}/.*_{split}", f"MMLU's {split} questions")
+            rows = rows_of(folder, "mmlu", rf"mmlu.*\b{split}\b", f"MMLU's {split} questions")
             by_subject: dict[str, list[tuple[Fields, str]]] = {}
             for fields, origin in rows:
                 by_subject.setdefault(str(fields.get("subject")), []).append((fields, origin))
@@ -164,7 +164,8 @@ def truthfulqa_row(row: Fields) -> dict[str, Any]:
         targets = row[name]
         if "choices" not in targets:
             targets = {"choices": list(targets), "labels": list(targets.values())}
-        pairs = list(zip(targets["choices"], targets["labels"], strict=True))
+        # Some questions have an empty option, which has no likelihood.
+        pairs = [pair for pair in zip(targets["choices"], targets["labels"], strict=True) if str(pair[0]).strip()]
         if not any(label for _, label in pairs):
             raise ValueError(f"no true answer among its {name}")
         if name == "mc1_targets":  # the task says that the first is right
@@ -178,8 +179,8 @@ def gsm8k(folder: str, **_: Any) -> Any:
     return dataset(
         "gsm8k",
         {
-            "test": rows_of(folder, "gsm8k", r"(gsm8k|grade).*test|/test\.jsonl", "GSM8K's test problems"),
-            "train": rows_of(folder, "gsm8k", r"(gsm8k|grade).*train|/train\.jsonl", "GSM8K's train problems"),
+            split: rows_of(folder, "gsm8k", rf"(gsm8k|grade).*{split}|^/[^/]+/{split}\.", f"GSM8K's {split} problems")
+            for split in ("test", "train")
         },
         lambda row: {"question": str(row["question"]), "answer": str(row["answer"])},
     )

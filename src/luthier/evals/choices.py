@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import torch
+import numpy as np
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Choice, Tokens
-from luthier.model.score import LanguageModel, score, sequence_sums
+from luthier.evals.engine import BATCH_TOKENS, Request, loglikelihoods
+from luthier.model.score import LanguageModel
 from luthier.model.verify import room_of
-from luthier.tokens.pack import forest, split_by_tokens
 from luthier.tokens.render import Renderer
 
 Normalise = Literal["none", "tokens", "bytes"]
@@ -42,36 +42,28 @@ def fitting(lm: LanguageModel, renderer: Renderer, items: Sequence[Choice]) -> l
     ]
 
 
-@torch.no_grad()
 def pick_options(
     lm: LanguageModel,
     renderer: Renderer,
     items: Sequence[Choice],
     normalise: Normalise = "none",
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[Picked]:
     """The likeliest option of every item; of equal ones the first. Raises UserError where one is longer than the
     model's context."""
-    lm.module.eval()
-    sequences: list[Tokens] = []
-    for item in items:
-        sequences += [renderer.plain(item.context, option, item.origin) for option in item.options]
+    sequences = [renderer.plain(item.context, option, item.origin) for item in items for option in item.options]
     context = room_of(lm)
     if long := list(dict.fromkeys(s.origin for s in sequences if len(s.ids) > context)):
         raise UserError(
             f"{long[0]}: with an option it is longer than the model's context of {context} tokens"
             f"{f' ({len(long) - 1} more are)' if long[1:] else ''}. Shorten it, or leave it out."
         )
-    sums: list[float] = []
-    for run in split_by_tokens(sequences, batch_tokens):
-        batch = forest(run, min_shared=4).to(lm.device)
-        sums += sequence_sums(score(lm, batch), batch).tolist()
-    picked, at = [], 0
+    requests = [Request(np.array(s.ids, dtype=np.int32), int(sum(s.weights))) for s in sequences]
+    scored = iter(zip(loglikelihoods(lm, requests, tokens=batch_tokens), sequences, strict=True))
+    picked = []
     for item in items:
-        here = range(at, at + len(item.options))
-        at += len(item.options)
-        sizes = [length(item.options[i - here.start], sequences[i], normalise) for i in here]
-        scores = tuple(sums[i] / size for i, size in zip(here, sizes, strict=True))
+        here = [(option, *next(scored)) for option in item.options]
+        scores = tuple(found.logp / length(option, tokens, normalise) for option, found, tokens in here)
         picked.append(Picked(item.origin, max(range(len(scores)), key=scores.__getitem__), item.gold, scores))
     return picked
 

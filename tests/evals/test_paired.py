@@ -92,8 +92,8 @@ def test_kappa_by_hand():
     b = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
     found = cohen_kappa(a, b, ["yes", "no"], seed=0)
     assert found is not None and found.value == pytest.approx(0.4) and found.low < 0.4 < found.high and found.n == 50
-    # The large-sample standard error of κ (Fleiss, Cohen and Everitt 1969) is 0.1269 here.
-    assert (found.high - found.low) / 3.92 == pytest.approx(0.1269, rel=0.08)
+    # The large-sample standard error of κ (Fleiss, Cohen and Everitt 1969) is 0.1270 here.
+    assert (found.high - found.low) / 3.92 == pytest.approx(0.1270, rel=0.08)
     assert cohen_kappa(["yes"], ["yes"], ["yes", "no"], 0) is None
     perfect = cohen_kappa(a, a, ["yes", "no", "tie"], 0)
     assert perfect is not None and (perfect.value, perfect.low, perfect.high) == (1, 1, 1)

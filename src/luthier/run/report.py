@@ -77,6 +77,11 @@ def write_report(run: Path) -> Path:
 
 def render(story: Story) -> str:
     """The page as text."""
+    return templates().get_template("report.html.j2").render(page(story))
+
+
+def templates() -> Environment:
+    """The pages of this folder, and what they may write with."""
     jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -91,7 +96,14 @@ def render(story: Story) -> str:
         "clip": clip,
         "colour": lambda kind: COLOURS.get(kind, "--ink"),
     }
-    return jinja.get_template("report.html.j2").render(page(story))
+    return jinja
+
+
+def style(jinja: Environment) -> str:
+    """The report's style sheet, for other pages that are to look like it."""
+    assert jinja.loader is not None
+    source = jinja.loader.get_source(jinja, "report.html.j2")[0]
+    return source.partition("<style>")[2].partition("</style>")[0]
 
 
 def page(story: Story) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,7 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
     with run_lock(context.folder), tracked(context):
         write_text(context.folder / "recipe.yaml", recipe_path.read_text())
         write_json(context.folder / "resolved.json", recipe.model_dump(mode="json"))
+        write_json(context.folder / "origin.json", {"recipe": os.path.relpath(recipe_path, context.folder)})
         require_libraries(recipe)
         check_sources(context)  # first of all: what is broken is told before hours of training
         check_exports(context, recipe)

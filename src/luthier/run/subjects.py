@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import torch
 
@@ -39,8 +40,8 @@ class Asking:
     temperature: float = 0.0
     """0 is greedy."""
     seed: int = 0
-    key_env: str | None = None
-    """Environment variable that holds an endpoint's key."""
+    keys: tuple[tuple[str, str], ...] = ()
+    """(host, environment variable that holds its key); the host "" stands for all others."""
     timeout_s: float = 60.0
     retries: int = 5
     concurrency: int = 8
@@ -146,8 +147,10 @@ def not_found(name: str) -> str:
 def endpoint_subject(name: str, how: Asking) -> Subject:
     """A model elsewhere."""
     url, model = endpoint_of(name)
+    keys = dict(how.keys)
+    key_env = keys.get(urlsplit(url).hostname or "", keys.get(""))
     endpoint = Endpoint(
-        url, model, how.key_env, how.timeout_s, how.retries, how.concurrency, how.max_new_tokens, how.temperature,
+        url, model, key_env, how.timeout_s, how.retries, how.concurrency, how.max_new_tokens, how.temperature,
         how.seed, how.wait,
     )  # fmt: skip
     asked = {"url": url, "model": model, "asked": [how.max_new_tokens, how.temperature, how.seed]}

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from luthier.base.errors import RunError
 from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
+from luthier.verbs.versus import compare_answers, compare_arena
 
-comparing = typer.Typer(help="Compares ways to do the same.", no_args_is_help=True)
+
+class Comparing(TyperGroup):
+    """`luthier compare A B` is `luthier compare answers A B`: what is no command here names a model."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with the command that goes without saying."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["answers", *args]
+        return super().parse_args(ctx, args)
+
+
+comparing = typer.Typer(
+    cls=Comparing,
+    help="""Which is better, and is the difference real?
+
+    luthier compare A B [C]... asks models the same questions and measures the answers side by side. A and B are runs
+    (demo, demo:sft, demo:base), folders of models, org/name of a hub, or endpoints (https://host/v1#model). Its
+    options: luthier compare answers --help.
+
+    The commands below compare other things.""",
+    no_args_is_help=True,
+    subcommand_metavar="A B [C]... | COMMAND [ARGS]...",
+)
+comparing.command("answers", hidden=True)(compare_answers)
+comparing.command("arena")(compare_arena)
 
 
 @comparing.command("methods")

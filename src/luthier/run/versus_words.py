@@ -1,0 +1,159 @@
+"""A comparison in words and cells, for the console and the page."""
+
+from __future__ import annotations
+
+from luthier.evals.arena import Arena
+from luthier.evals.intervals import Figure
+from luthier.run.judging import Judging
+from luthier.run.measures import Difference, Measure
+from luthier.run.versus import Versus
+
+ARROWS = {True: "↑", False: "↓", None: ""}
+
+
+def written(f: Figure | None, measure: Measure) -> str:
+    """'62.5 % [54.1, 70.2]'; a dash where there is none."""
+    if f is None:
+        return "—"
+    digits, unit = (2 if measure.kind == "perplexity" else 1), (" %" if measure.kind == "share" else "")
+    show = [f"{x:,.{digits}f}" if abs(x) < 1e6 else f"{x:.2g}" for x in (f.value, f.low, f.high)]
+    return f"{show[0]}{unit} [{show[1]}, {show[2]}]"
+
+
+def table(found: Versus) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows of cells): a row a measure, a column a model."""
+    headings = ["measure", *found.labels, "n"]
+    rows = [
+        [
+            f"{m.title} {ARROWS[m.higher]}".strip(),
+            *(written(found.figures[m.key].get(label), m) for label in found.labels),
+            f"{len(m.items):,}",
+        ]
+        for m in found.measures
+    ]
+    return headings, rows
+
+
+def said(found: Versus) -> tuple[list[str], list[str]]:
+    """(the primary measure's differences, all others), in words; those that may be chance in one line a model."""
+    first = [d.words for d in found.differences if d.primary]
+    others = [d for d in found.differences if not d.primary]
+    titles = {measure.key: measure.title for measure in found.measures}
+    lines = [d.words for d in others if d.real]
+    for label in found.labels[1:]:
+        chance = [f"{titles[d.measure]} {gap(d)}" for d in others if d.b == label and not d.real]
+        lines += [f"May be chance, {label} less {found.labels[0]}: {'; '.join(chance)}."] if chance else []
+    return first, lines
+
+
+def gap(d: Difference) -> str:
+    """'+2.1 [−0.4, +4.6] points, p = 0.21'"""
+    digits = 1 if d.unit in ("points", "words") else 3
+    low, high = d.figure.low, d.figure.high
+    ends = f"{d.figure.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] {d.unit}".replace("-", "−")
+    return f"{ends}, p = {d.adjusted:.2f}"
+
+
+def correction(found: Versus) -> str:
+    """What the p of a difference has been corrected for."""
+    others = sum(not d.primary for d in found.differences)
+    primary = found.measures[0].title
+    among = f", corrected for {len(found.labels) - 1} comparisons" if len(found.labels) > 2 else ""
+    return (
+        f"{primary} is the measure that counts, named before looking{among}; the p of the other {others} are corrected "
+        "together (Holm). Intervals are 95 %, by paired bootstrap; p by paired randomisation."
+    )
+
+
+def judge_lines(judging: Judging) -> list[str]:
+    """What is known of a judge, before what it says."""
+    lines = [f"judge {judging.judge}: {judging.trust}"]
+    if (e := judging.examined) is not None:
+        lines += [
+            f"with people: Cohen's κ {short(e.kappa)}, the same verdict {percent(e.agreement)}, "
+            f"correlation {number(e.pearson)} (ranks {number(e.spearman)}), n = {e.agreement.n}",
+            f"always the longer answer: κ {short(e.length_kappa)}, the same verdict {percent(e.length_agreement)}",
+        ]
+        if e.people_alpha is not None:
+            lines.append(f"people among themselves: Krippendorff's α {number(e.people_alpha)}")
+        if e.no_verdict:
+            lines.append(f"{e.no_verdict} of the duels that people voted on have no verdict of the judge")
+    if (b := judging.bias) is not None:
+        lines.append(
+            f"same verdict in both orders {percent(b.consistent)}; {b.first} times it took the first both times, "
+            f"{b.second} times the second (ties, then)"
+        )
+        if b.longer is not None:
+            lines.append(f"it takes the longer answer in {percent(b.longer)} of its decisions")
+    lines += [f"{count} duels without a verdict: {why}" for why, count in judging.reasons.items()]
+    return lines
+
+
+def bout_lines(judging: Judging) -> list[str]:
+    """What a judge says; marked where it is not to be believed."""
+    mark = "" if judging.reliable else "unverified: " if judging.examined is None else "UNRELIABLE: "
+    return [f"{mark}{bout.words}" for bout in judging.bouts]
+
+
+def percent(f: Figure) -> str:
+    """'81 % [75, 86]'"""
+    return f"{f.value * 100:.0f} % [{f.low * 100:.0f}, {f.high * 100:.0f}]"
+
+
+def short(f: Figure | None) -> str:
+    """'0.41 [0.30, 0.52]'; a dash where it is not defined."""
+    return "—" if f is None else f"{f.value:.2f} [{f.low:.2f}, {f.high:.2f}]".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    """'0.41'; a dash where it is not defined."""
+    return "—" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def arena_table(found: Arena) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows of cells) of an arena."""
+    rows = [
+        [
+            str(s.rank),
+            s.model,
+            f"{s.elo.value:.0f}",
+            f"[{s.elo.low:.0f}, {s.elo.high:.0f}]",
+            f"{s.elo.n:,}",
+            f"{s.wins}",
+            f"{s.losses}",
+            f"{s.ties}",
+            percent(s.both_bad),
+        ]
+        for s in found.standings
+    ]
+    return ["rank", "model", "Elo", "95 %", "votes", "won", "lost", "tied", "both bad"], rows
+
+
+def arena_lines(found: Arena) -> list[str]:
+    """An arena in words."""
+    lines: list[str] = []
+    if found.gap is not None:
+        first, second = found.standings[:2]
+        gap = f"{found.gap.value:.0f} Elo [{found.gap.low:.0f}, {found.gap.high:.0f}]".replace("-", "−")
+        real = "the difference is real" if found.gap.low > 0 else "that may be chance"
+        odds = 100 / (1 + 10 ** (-found.gap.value / 400))
+        lines.append(
+            f"{first.model} stands {gap} above {second.model}, {odds:.0f} wins in 100 between the two: {real}."
+        )
+    for one in found.standings:
+        if one.undecided is not None:
+            bound = "at least" if one.undecided == "never lost" else "at most"
+            lines.append(
+                f"{one.model} {one.undecided}: how far {'above' if bound == 'at least' else 'below'} the others it is, "
+                f"votes cannot say. Its figure is held by a prior of 0.1 games against a mean opponent."
+            )
+    if found.prior and not any(one.undecided for one in found.standings):
+        lines.append("some models beat all others in every game: held by a prior of 0.1 games against a mean opponent.")
+    if found.length is not None:
+        leaning = "longer" if found.length.value > 0 else "shorter"
+        sure = "" if found.length.low > 0 or found.length.high < 0 else " (it may be chance)"
+        lines.append(
+            f"voters lean to the {leaning} answer{sure}: {abs(found.length.value):.2f} nats for a usual difference in "
+            f"length [{found.length.low:.2f}, {found.length.high:.2f}]".replace("-", "−")
+        )
+    return lines

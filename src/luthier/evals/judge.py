@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from luthier.base.nouns import Ask, Message, Reply
+from luthier.base.nouns import Ask, Message, Rater, Reply
 from luthier.base.rubric import Rubric
 from luthier.evals.agreement import cohen_kappa, krippendorff, pearson, spearman
 from luthier.evals.intervals import Figure, paired_bootstrap, wilson
@@ -111,6 +111,16 @@ def judge(ask: Ask, duels: Sequence[Duel], rubric: Rubric) -> list[Judged]:
             found[k] = Judged(None, (first, second), why or other)
         else:
             found[k] = Judged(first if first == second else "tie", (first, second))
+    return found
+
+
+def rated(rate: Rater, duels: Sequence[Duel]) -> list[Judged]:
+    """A program's verdicts: the answer that it scores higher wins, in either order."""
+    found = []
+    for duel in duels:
+        gap = rate(duel.prompt, duel.a) - rate(duel.prompt, duel.b)
+        winner: Side = "tie" if gap == 0 else "a" if gap > 0 else "b"
+        found.append(Judged(winner, (winner, winner)))
     return found
 
 

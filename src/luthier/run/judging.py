@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.files import write_jsonl
-from luthier.base.nouns import Ask, Chat, Message, Row
+from luthier.base.nouns import Chat, Message, Row
 from luthier.base.rubric import Rubric
 from luthier.data.dataset import rows_of
 from luthier.data.sources import kind_of, read_rows
 from luthier.evals.arena import Arena, Vote, arena, votes_of
 from luthier.evals.intervals import Figure, bootstrap_mean
-from luthier.evals.judge import Bias, Duel, Examined, Judged, Side, bias_of, examine, judge
+from luthier.evals.judge import Bias, Duel, Examined, Judged, Side, bias_of, examine
 
 UNVERIFIED = "nobody has checked this judge: give people's votes (--votes) to see how far it agrees with them"
 
@@ -42,7 +42,8 @@ class Judging:
     """What a judge said, and how far it can be believed."""
 
     judge: str
-    rubric: Rubric
+    rubric: Rubric | None
+    """None: the judge is a program."""
     examined: Examined | None
     """None: there are no votes of people that it has verdicts on."""
     bias: Bias | None
@@ -67,7 +68,7 @@ class Judging:
         examined = None if self.examined is None else plain(self.examined) | {"reliable": self.examined.reliable}
         return {
             "judge": self.judge,
-            "rubric": self.rubric.model_dump(),
+            "rubric": None if self.rubric is None else self.rubric.model_dump(),
             "trust": self.trust,
             "reliable": self.reliable,
             "people": examined,
@@ -82,10 +83,14 @@ def plain(record: Any) -> dict[str, Any]:
     return {k: asdict(v) if isinstance(v, Figure) else v for k, v in record._asdict().items()}
 
 
+Decide = Callable[[Sequence[Duel]], list[Judged]]
+"""Duels -> a verdict on each: a model that is asked, or a program."""
+
+
 def judge_answers(
-    ask: Ask,
+    decide: Decide,
     name: str,
-    rubric: Rubric,
+    rubric: Rubric | None,
     chats: Sequence[Chat],
     answers: Mapping[str, Sequence[str]],
     votes: Sequence[Vote] | None,
@@ -97,11 +102,11 @@ def judge_answers(
     examined = None
     if votes is not None:
         duels, people = duels_of(votes, chats, answers)
-        examined = examine(judge(ask, duels, rubric), duels, people, seed)
+        examined = examine(decide(duels), duels, people, seed)
     bouts, all_judged, all_duels, made = [], [], [], []
     for a, b in combinations(answers, 2):
         duels = [Duel(c.prompt, x, y, c.answer) for c, x, y in zip(chats, answers[a], answers[b], strict=True)]
-        judged = judge(ask, duels, rubric)
+        judged = decide(duels)
         bouts.append(bout_of(a, b, judged, seed))
         made += votes_by(name, a, b, chats, duels, judged)
         all_judged += judged

@@ -91,10 +91,10 @@ def measures_of(
             scale = 1.0 if kind == "count" else 100.0
             found.append(Measure(key, title, kind, higher, items, stats, ratio, each, scale))
 
-    mean("right", "right", "share", True, accepted, lambda text, chat: contains(text, chat.accept))
+    mean("right", "right answers", "share", True, accepted, lambda text, chat: contains(text, chat.accept))
     if form is not None:
         everything = list(range(len(chats)))
-        mean("format", "keeps the form", "share", True, everything, lambda text, chat: form(text) is None)
+        mean("format", "right form", "share", True, everything, lambda text, chat: form(text) is None)
     mean("f1", "F1 of words", "points", True, golden, lambda text, chat: token_f1(text, golds_of(chat)))
     mean("exact", "exact match", "share", True, golden, lambda text, chat: exact_match(text, golds_of(chat)))
     mean("rouge_l", "ROUGE-L", "points", True, referenced, lambda text, chat: rouge_l(text, chat.answer or ""))

@@ -222,6 +222,8 @@ class Local:
 
     def close(self) -> None:
         """Lets go of the model's memory."""
+        if self.loaded is None:
+            return
         self.loaded = None
         gc.collect()
         if torch.cuda.is_available():

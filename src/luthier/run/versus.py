@@ -7,11 +7,13 @@ killed goes on, and nothing is asked twice.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from luthier.base.config import load_rater
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import disk_errors, hash_of, read_json, write_json
 from luthier.base.nouns import Chat, Reply
@@ -21,9 +23,11 @@ from luthier.data.dataset import read_dataset
 from luthier.evals.endpoint import skipped
 from luthier.evals.formats import Check
 from luthier.evals.intervals import Figure
+from luthier.evals.judge import Duel, Judged, rated
+from luthier.evals.judge import judge as judge_duels
 from luthier.run.asked import Progress, add_lines, read_lines, remembering
 from luthier.run.context import asked_prompts, chats
-from luthier.run.judging import Judging, judge_answers, read_votes
+from luthier.run.judging import Decide, Judging, judge_answers, read_votes
 from luthier.run.measures import Difference, Measure, differences_of, figures_of, measures_of
 from luthier.run.memo import code_hash
 from luthier.run.subjects import Asking, Nats, Subject, open_subject, open_subjects, run_folder, slug
@@ -45,7 +49,7 @@ class Asked:
     how: Asking = field(default_factory=Asking)
     form: Check | None = None
     judge: str | None = None
-    """A subject that judges."""
+    """A subject that judges, or a program: file.py:name, a function of messages and an answer that returns a score."""
     rubric: Rubric = field(default_factory=Rubric)
     votes: Path | None = None
     """People's votes, which the judge is examined with."""
@@ -91,7 +95,10 @@ def compare_answers(
         raise UserError("--votes: people's votes examine a judge, and there is none. Name one with --judge.")
     votes = None if asked.votes is None else read_votes(asked.votes)  # before anyone is asked
     subjects = open_subjects(names, asked.how)
-    judge = None if asked.judge is None else open_subject(asked.judge, judge_asking(asked.how))
+    model = asked.judge is not None and not is_program(asked.judge)
+    judge = open_subject(asked.judge or "", judge_asking(asked.how)) if model else None
+    if asked.judge is not None and judge is None:
+        load_rater(asked.judge, Path())  # before anyone is asked
     questions, asked_of, digest = questions_for(names, asked)
     folder = out or Path("runs") / f"compare-{'-'.join(slug(name) for name in names)}"[:120]
     with disk_errors(folder):
@@ -120,14 +127,36 @@ def compare_answers(
         differences_of(measures, [s.label for s in subjects], asked.seed),
         [*left_out_in_words(left_out, len(questions)), *notes, *missing],
     )  # fmt: skip
-    if judge is not None:
-        ask = remembering(judge.ask, folder / "answers" / f"judge-{file_of(judge)}", AT_ONCE, told_as(judge, watch))
+    if asked.judge is not None:
         texts = {label: [reply.text for reply in replies] for label, replies in answers.items()}
-        made = judge_answers(ask, judge.label, asked.rubric, shown, texts, votes, folder, asked.seed)
-        judge.close()
+        decide = decider(judge, asked, folder, watch)
+        rubric = None if judge is None else asked.rubric
+        made = judge_answers(decide, asked.judge, rubric, shown, texts, votes, folder, asked.seed)
         found = replace(found, judging=made)
     write_json(folder / "compare.json", as_json(found, asked))
     return found
+
+
+def is_program(name: str) -> bool:
+    """Whether a judge is a function, file.py:name or package.module:name, and no stage of a run."""
+    module = name.rpartition(":")[0]
+    return re.fullmatch(r"[\w./-]+\.py:\w+|\w+(\.\w+)+:\w+", name) is not None and run_folder(module) is None
+
+
+def decider(judge: Subject | None, asked: Asked, folder: Path, watch: Watch) -> Decide:
+    """How duels are decided: by a model, whose replies are kept, or by a program."""
+    if judge is None:
+        rate = load_rater(asked.judge or "", Path())
+        return lambda duels: rated(rate, duels)
+    ask = remembering(judge.ask, folder / "answers" / f"judge-{file_of(judge)}", AT_ONCE, told_as(judge, watch))
+
+    def decide(duels: Sequence[Duel]) -> list[Judged]:
+        try:
+            return judge_duels(ask, duels, asked.rubric)
+        finally:
+            judge.close()
+
+    return decide
 
 
 def judge_asking(how: Asking) -> Asking:

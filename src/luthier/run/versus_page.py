@@ -19,7 +19,16 @@ from luthier.run.measures import Measure
 from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
 from luthier.run.report import marked, style, templates
 from luthier.run.versus import Versus
-from luthier.run.versus_words import arena_lines, arena_table, bout_lines, correction, judge_lines, said
+from luthier.run.versus_words import (
+    arena_lines,
+    arena_table,
+    bout_lines,
+    correction,
+    difference_rows,
+    judge_lines,
+    plain,
+    said,
+)
 
 COLOURS = ("--blue", "--gold", "--green", "--plum", "--red", "--grey")
 MOST_ITEMS, MOST_CHARACTERS = 300, 4000
@@ -36,13 +45,13 @@ def write_page(found: Versus) -> Path:
 
 def page_of(found: Versus) -> dict[str, Any]:
     """What the template is given."""
-    first, others = said(found)
+    first, _ = said(found)
     judging = found.judging
     return {
         "found": found,
         "title": " against ".join(found.labels),
         "first": first,
-        "others": others,
+        "differences": difference_rows(found),
         "correction": correction(found),
         "colour": {label: COLOURS[k % len(COLOURS)] for k, label in enumerate(found.labels)},
         "tables": [table_of(found, measure) for measure in found.measures],
@@ -67,14 +76,13 @@ def table_of(found: Versus, measure: Measure) -> dict[str, Any]:
         if f is None:
             rows.append({"label": label, "picture": "", "value": "—", "range": "no endpoint says it", "n": ""})
             continue
-        digits = 2 if measure.kind == "perplexity" else 1
         colour = COLOURS[number % len(COLOURS)]
         rows.append(
             {
                 "label": label,
                 "picture": interval_plot(f.value, f.low, f.high, colour, domain),
-                "value": f"{f.value:,.{digits}f}{' %' if share else ''}",
-                "range": f"{f.low:,.{digits}f} to {f.high:,.{digits}f}",
+                "value": f"{plain(f.value, measure)}{' %' if share else ''}",
+                "range": f"{plain(f.low, measure)} to {plain(f.high, measure)}",
                 "n": f"{f.n:,}",
             }
         )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from luthier.evals.arena import Arena
 from luthier.evals.intervals import Figure
-from luthier.run.judging import Judging
-from luthier.run.measures import Difference, Measure
-from luthier.run.versus import Versus
+
+if TYPE_CHECKING:  # an arena's words need no torch
+    from luthier.run.judging import Judging
+    from luthier.run.measures import Difference, Measure
+    from luthier.run.versus import Versus
 
 ARROWS = {True: "↑", False: "↓", None: ""}
 
@@ -15,9 +20,15 @@ def written(f: Figure | None, measure: Measure) -> str:
     """'62.5 % [54.1, 70.2]'; a dash where there is none."""
     if f is None:
         return "—"
-    digits, unit = (2 if measure.kind == "perplexity" else 1), (" %" if measure.kind == "share" else "")
-    show = [f"{x:,.{digits}f}" if abs(x) < 1e6 else f"{x:.2g}" for x in (f.value, f.low, f.high)]
-    return f"{show[0]}{unit} [{show[1]}, {show[2]}]"
+    show = [plain(x, measure) for x in (f.value, f.low, f.high)]
+    return f"{show[0]}{' %' if measure.kind == 'share' else ''} [{show[1]}, {show[2]}]"
+
+
+def plain(value: float, measure: Measure) -> str:
+    """A figure's digits: one behind the point; a perplexity's first three."""
+    if measure.kind != "perplexity":
+        return f"{value:,.1f}"
+    return f"{value:.2e}" if value >= 1e6 else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def table(found: Versus) -> tuple[list[str], list[list[str]]]:
@@ -48,10 +59,38 @@ def said(found: Versus) -> tuple[list[str], list[str]]:
 
 def gap(d: Difference) -> str:
     """'+2.1 [−0.4, +4.6] points, p = 0.21'"""
+    size, ends = sized(d)
+    return f"{size} {ends} {d.unit}, p = {d.adjusted:.2f}"
+
+
+def sized(d: Difference) -> tuple[str, str]:
+    """('+2.1', '[−0.4, +4.6]')"""
     digits = 1 if d.unit in ("points", "words") else 3
-    low, high = d.figure.low, d.figure.high
-    ends = f"{d.figure.value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] {d.unit}".replace("-", "−")
-    return f"{ends}, p = {d.adjusted:.2f}"
+    value, low, high = (f"{x:+.{digits}f}".replace("-", "−") for x in (d.figure.value, d.figure.low, d.figure.high))
+    return value, f"[{low}, {high}]"
+
+
+def difference_rows(found: Versus) -> list[dict[str, str | bool]]:
+    """A row a difference, for the page."""
+    titles = {measure.key: measure.title for measure in found.measures}
+    rows: list[dict[str, str | bool]] = []
+    for d in found.differences:
+        value, ends = sized(d)
+        p = f"{d.adjusted:.3f}" if d.adjusted >= 0.0005 else "< 0.001"
+        title = titles[d.measure][0].upper() + titles[d.measure][1:]
+        rows.append(
+            {
+                "title": title,
+                "b": d.b,
+                "value": f"{value} {d.unit}",
+                "ends": ends,
+                "p": p,
+                "real": d.real,
+                "even": d.figure.low == d.figure.high == 0,
+                "primary": d.primary,
+            }
+        )
+    return rows
 
 
 def correction(found: Versus) -> str:
@@ -60,7 +99,8 @@ def correction(found: Versus) -> str:
     primary = found.measures[0].title
     among = f", corrected for {len(found.labels) - 1} comparisons" if len(found.labels) > 2 else ""
     return (
-        f"{primary} is the measure that counts, named before looking{among}; the p of the other {others} are corrected "
+        f"{primary[0].upper()}{primary[1:]}: the measure that counts, named before looking{among}; the p of the other "
+        f"{others} are corrected "
         "together (Holm). Intervals are 95 %, by paired bootstrap; p by paired randomisation."
     )
 
@@ -127,6 +167,25 @@ def arena_table(found: Arena) -> tuple[list[str], list[list[str]]]:
         for s in found.standings
     ]
     return ["rank", "model", "Elo", "95 %", "votes", "won", "lost", "tied", "both bad"], rows
+
+
+def category_table(found: Mapping[str, Arena]) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows of cells) of arenas by category, a column each; in the order of their mean strength."""
+    by = {name: {standing.model: standing for standing in made.standings} for name, made in found.items()}
+    models = list(dict.fromkeys(model for standings in by.values() for model in standings))
+    elo = {m: [standings[m].elo.value for standings in by.values() if m in standings] for m in models}
+    models.sort(key=lambda m: -sum(elo[m]) / len(elo[m]))
+    rows = [
+        [
+            model,
+            *(
+                f"{s[model].elo.value:.0f} [{s[model].elo.low:.0f}, {s[model].elo.high:.0f}]" if model in s else "—"
+                for s in by.values()
+            ),
+        ]
+        for model in models
+    ]
+    return ["model", *(f"{name} ({made.votes:,})" for name, made in found.items())], rows
 
 
 def arena_lines(found: Arena) -> list[str]:

@@ -24,13 +24,11 @@ class Comparing(TyperGroup):
 
 comparing = typer.Typer(
     cls=Comparing,
-    help="""Which is better, and is the difference real?
-
-    luthier compare A B [C]... asks models the same questions and measures the answers side by side. A and B are runs
-    (demo, demo:sft, demo:base), folders of models, org/name of a hub, or endpoints (https://host/v1#model). Its
-    options: luthier compare answers --help.
-
-    The commands below compare other things.""",
+    help="Which is better, and is the difference real?\n\n"
+    "luthier compare A B [C]... asks models the same questions and measures the answers side by side. A and B are runs "
+    "(demo, demo:sft, demo:base), folders of models, org/name of a hub, or endpoints (https://host/v1#model). Its "
+    "options: luthier compare answers --help.\n\n"
+    "The commands below compare other things.",
     no_args_is_help=True,
     subcommand_metavar="A B [C]... | COMMAND [ARGS]...",
 )

@@ -29,7 +29,9 @@ def compare_answers(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always says the likeliest.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of draws and of intervals.")] = 0,
-    judge: Annotated[str | None, typer.Option(metavar="MODEL", help="A model that says which is better.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Says which is better: a model, or file.py:function.")
+    ] = None,
     rubric: Annotated[str | None, typer.Option(help="What it looks for: a YAML file, or a sentence.")] = None,
     votes: Annotated[Path | None, typer.Option(help="People's votes, to examine the judge with.")] = None,
     format_regex: Annotated[str | None, typer.Option(metavar="REGEX", help="The form of a right answer.")] = None,
@@ -145,6 +147,7 @@ def compare_arena(
     """Votes between models as strengths on the Elo scale, with intervals; length held apart; by category."""
     if by not in (None, "vote", "prompt", "voter"):
         raise UserError(f"--by {by}: is not vote, prompt or voter.")
+    quiet(downloads=False)
     console = screen()
     from luthier.run.arena import count_votes
 
@@ -158,7 +161,7 @@ def show_arena(found: Voted, console: Console) -> None:
     """The tables and what they mean."""
     from rich.text import Text
 
-    from luthier.run.versus_words import arena_lines, arena_table
+    from luthier.run.versus_words import arena_lines, arena_table, category_table
 
     drawn = {"vote": "votes", "prompt": "prompts", "voter": "voters"}[found.whole.resampled]
     print_table(f"{found.whole.votes:,} votes; intervals over {drawn}", *arena_table(found.whole), console)
@@ -168,7 +171,7 @@ def show_arena(found: Voted, console: Console) -> None:
         print_table(f"Length held apart ({found.fair.votes:,} votes)", *arena_table(found.fair), console)
         for line in arena_lines(found.fair):
             console.print(Text(line), soft_wrap=True)
-    for name, made in found.categories.items():
-        print_table(f"{name} ({made.votes:,} votes)", *arena_table(made), console)
+    if found.categories:
+        print_table("By category: Elo [95 %], votes behind the name", *category_table(found.categories), console)
     for note in found.notes:
         console.print(Text(note, style="yellow"), soft_wrap=True)

@@ -188,3 +188,27 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
     os.close(writer)
     assert process.returncode == 130
     assert told == "stopped; the same command goes on from the last checkpoint\n"
+
+
+def test_compare_takes_models_where_it_has_no_such_command(tmp_path):
+    """`luthier compare A B` asks models; a command's name is a command; what is neither is told, with what is near."""
+    done = luthier("compare", "methds", "recipe.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("methds: no model of that name. Did you mean methods?")
+    assert done.stderr.splitlines()[1].startswith("recipe.yaml: no model of that name.")
+    assert "name at least two models" in luthier("compare", "demo:sft", "--limit", "3", cwd=tmp_path).stderr
+    group, own = (one_line(luthier("compare", *words, cwd=tmp_path).stdout) for words in (["--help"], ["a", "b", "-h"]))
+    assert "luthier compare A B [C]..." in group and "arena" in group and "methods" in group
+    assert "--data" in own and "--judge" in own
+
+
+def test_an_arena_at_the_command_line(tmp_path):
+    rows = [{"a": "new", "b": "old", "winner": winner} for winner in ("a", "a", "a", "b")]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = luthier("compare", "arena", "votes.jsonl", cwd=tmp_path)
+    assert done.returncode == 0 and "new stands 191 Elo" in done.stdout and "75 wins in 100" in done.stdout
+    assert json.loads((tmp_path / "arena.json").read_text())["all"]["standings"][0]["model"] == "new"
+    assert "Did you mean votes.jsonl?" in luthier("compare", "arena", "vote.jsonl", cwd=tmp_path).stderr
+    assert (
+        "--by prompts: is not vote" in luthier("compare", "arena", "votes.jsonl", "--by=prompts", cwd=tmp_path).stderr
+    )

@@ -15,7 +15,7 @@ from luthier.base.rubric import Rubric
 from luthier.data.dataset import rows_of
 from luthier.data.sources import kind_of, read_rows
 from luthier.evals.arena import Arena, Vote, arena, votes_of
-from luthier.evals.intervals import Figure, bootstrap_mean
+from luthier.evals.intervals import Figure, wilson
 from luthier.evals.judge import Bias, Duel, Examined, Judged, Side, bias_of, examine
 
 UNVERIFIED = "nobody has checked this judge: give people's votes (--votes) to see how far it agrees with them"
@@ -107,7 +107,7 @@ def judge_answers(
     for a, b in combinations(answers, 2):
         duels = [Duel(c.prompt, x, y, c.answer) for c, x, y in zip(chats, answers[a], answers[b], strict=True)]
         judged = decide(duels)
-        bouts.append(bout_of(a, b, judged, seed))
+        bouts.append(bout_of(a, b, judged))
         made += votes_by(name, a, b, chats, duels, judged)
         all_judged += judged
         all_duels += duels
@@ -123,14 +123,14 @@ def judge_answers(
     return Judging(name, rubric, examined, bias_of(all_judged, all_duels), bouts, reasons, table)
 
 
-def bout_of(a: str, b: str, judged: Sequence[Judged], seed: int) -> Bout:
+def bout_of(a: str, b: str, judged: Sequence[Judged]) -> Bout:
     """The judge's count of two subjects."""
     said = [j.winner for j in judged if j.winner is not None]
     skipped = len(judged) - len(said)
     if not said:
         return Bout(a, b, None, 0, 0, 0, skipped, f"no verdict on {b} against {a}")
-    share = bootstrap_mean([{"b": 1.0, "tie": 0.5, "a": 0.0}[winner] for winner in said], seed)
     won, tied, lost = said.count("b"), said.count("tie"), said.count("a")
+    share = wilson(won + tied / 2, len(said))
     ends = f"{share.value * 100:.0f} % [{share.low * 100:.0f}, {share.high * 100:.0f}]"
     said_of = f"{b} beats {a} in {ends} of {len(said)} (ties half: {won} won, {tied} tied, {lost} lost)"
     real = "more than chance" if share.low > 0.5 or share.high < 0.5 else "that may be chance"

@@ -95,7 +95,8 @@ def measures_of(
     if form is not None:
         everything = list(range(len(chats)))
         mean("format", "right form", "share", True, everything, lambda text, chat: form(text) is None)
-    mean("f1", "F1 of words", "points", True, golden, lambda text, chat: token_f1(text, golds_of(chat)))
+    against = "" if referenced else " with an accepted value"
+    mean("f1", f"F1 of words{against}", "points", True, golden, lambda text, chat: token_f1(text, golds_of(chat)))
     mean("exact", "exact match", "share", True, golden, lambda text, chat: exact_match(text, golds_of(chat)))
     mean("rouge_l", "ROUGE-L", "points", True, referenced, lambda text, chat: rouge_l(text, chat.answer or ""))
     if referenced:

@@ -119,10 +119,11 @@ def judge_lines(judging: Judging) -> list[str]:
         if e.no_verdict:
             lines.append(f"{e.no_verdict} of the duels that people voted on have no verdict of the judge")
     if (b := judging.bias) is not None:
-        lines.append(
-            f"same verdict in both orders {percent(b.consistent)}; {b.first} times it took the first both times, "
-            f"{b.second} times the second (ties, then)"
-        )
+        if judging.rubric is not None:  # to a program the order is nothing
+            lines.append(
+                f"same verdict in both orders {percent(b.consistent)}; {b.first} times it took the first both times, "
+                f"{b.second} times the second (ties, then)"
+            )
         if b.longer is not None:
             lines.append(f"it takes the longer answer in {percent(b.longer)} of its decisions")
     lines += [f"{count} duels without a verdict: {why}" for why, count in judging.reasons.items()]
@@ -156,8 +157,8 @@ def arena_table(found: Arena) -> tuple[list[str], list[list[str]]]:
         [
             str(s.rank),
             s.model,
-            f"{s.elo.value:.0f}",
-            f"[{s.elo.low:.0f}, {s.elo.high:.0f}]",
+            f"{s.elo.value:.0f}".replace("-", "−"),
+            f"[{s.elo.low:.0f}, {s.elo.high:.0f}]".replace("-", "−"),
             f"{s.elo.n:,}",
             f"{s.wins}",
             f"{s.losses}",
@@ -179,7 +180,9 @@ def category_table(found: Mapping[str, Arena]) -> tuple[list[str], list[list[str
         [
             model,
             *(
-                f"{s[model].elo.value:.0f} [{s[model].elo.low:.0f}, {s[model].elo.high:.0f}]" if model in s else "—"
+                f"{s[model].elo.value:.0f} [{s[model].elo.low:.0f}, {s[model].elo.high:.0f}]".replace("-", "−")
+                if model in s
+                else "—"
                 for s in by.values()
             ),
         ]

@@ -20,7 +20,8 @@ def arena_picture(whole: Arena, fair: Arena | None) -> str:
     known."""
     names = [standing.model for standing in whole.standings]
     apart = {standing.model: standing.elo for standing in fair.standings} if fair is not None else {}
-    figures = [standing.elo for standing in whole.standings] + [apart[name] for name in names if name in apart]
+    bounded = [standing for standing in whole.standings if standing.undecided is None] or whole.standings
+    figures = [standing.elo for standing in bounded] + [apart[s.model] for s in bounded if s.model in apart]
     ticks = nice_ticks(min(f.low for f in figures), max(f.high for f in figures), 6)
     left = EDGE + round(max(len(name) for name in names) * LETTER) + 18
     width, bottom = left + PANEL + AFTER, TOP + ROW * len(names)
@@ -43,6 +44,13 @@ def arena_picture(whole: Arena, fair: Arena | None) -> str:
         other = apart.get(standing.model)
         up = 6 if other is not None else 0
         parts.append(f'<text class="e" x="{left - 14}" y="{y + 4}">{escape(standing.model)}</text>')
+        if standing not in bounded:  # beyond the edge, votes cannot say how far
+            below = standing.undecided == "never won"
+            at, turn = (left + 6, 1) if below else (left + PANEL - 6, -1)
+            arrow = f"M{at + 10 * turn} {y - 5}L{at} {y}L{at + 10 * turn} {y + 5}M{at} {y}H{at + 40 * turn}"
+            parts.append(f'<path d="{arrow}" style="fill:none;stroke:var(--blue);stroke-width:2"/>')
+            parts.append(f'<text x="{left + PANEL + 18}" y="{y + 4}">{standing.undecided}</text>')
+            continue
         parts.append(mark(f, x, y - up, hollow=False))
         if other is not None:
             parts.append(mark(other, x, y + up, hollow=True))

@@ -163,9 +163,7 @@ def answer_of(found: Versus, label: str, k: int, beside: str | None) -> dict[str
     """An answer with its marks: accepted values, and words that the first model's answer does not have."""
     reply, chat = found.answers[label][k], found.chats[k]
     text = reply.text[:MOST_CHARACTERS]
-    scores = [
-        (m.title, v) for m in found.measures if m.key in ("f1", "chrf") and (v := value_at(m, label, k)) is not None
-    ]
+    near = [(m, v) for m in found.measures if m.key in ("f1", "chrf") and (v := value_at(m, label, k)) is not None]
     right = next((value_at(m, label, k) for m in found.measures if m.key == "right"), None)
     formed = next((value_at(m, label, k) for m in found.measures if m.key == "format"), None)
     return {
@@ -175,7 +173,7 @@ def answer_of(found: Versus, label: str, k: int, beside: str | None) -> dict[str
         "right": None if right is None else bool(right),
         "formed": None if formed is None else bool(formed),
         "words": len(reply.text.split()),
-        "scores": [f"{title} {value * (100 if title.startswith('F1') else 1):.0f}" for title, value in scores],
+        "scores": [f"F1 {v * 100:.0f}" if m.key == "f1" else f"chrF {v:.0f}" for m, v in near],
         "left_out": len(reply.text) - len(text),
     }
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # an arena's words need no torch
     from luthier.run.measures import Difference, Measure
     from luthier.run.versus import Versus
 
+BOUND = {None: "", "never lost": "≥ ", "never won": "≤ "}
+"""Before a strength that votes do not bound on one side."""
 ARROWS = {True: "↑", False: "↓", None: ""}
 
 
@@ -157,8 +159,8 @@ def arena_table(found: Arena) -> tuple[list[str], list[list[str]]]:
         [
             str(s.rank),
             s.model,
-            f"{s.elo.value:.0f}".replace("-", "−"),
-            f"[{s.elo.low:.0f}, {s.elo.high:.0f}]".replace("-", "−"),
+            f"{BOUND[s.undecided]}{s.elo.value:.0f}".replace("-", "−"),
+            f"[{s.elo.low:.0f}, {s.elo.high:.0f}]".replace("-", "−") if s.undecided is None else "no bound",
             f"{s.elo.n:,}",
             f"{s.wins}",
             f"{s.losses}",

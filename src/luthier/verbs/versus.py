@@ -104,24 +104,24 @@ def show_comparison(found: Versus, console: Console) -> None:
     console.print(shown)
     first, others = said(found)
     for line in first:
-        console.print(Text(line, style="bold"), soft_wrap=True)
+        console.print(Text(line, style="bold"), soft_wrap=not console.is_terminal)
     for line in others:
-        console.print(Text(line), soft_wrap=True)
-    console.print(Text(correction(found), style="dim"), soft_wrap=True)
+        console.print(Text(line), soft_wrap=not console.is_terminal)
+    console.print(Text(correction(found), style="dim"), soft_wrap=not console.is_terminal)
     for note in found.notes:
-        console.print(Text(note, style="yellow"), soft_wrap=True)
+        console.print(Text(note, style="yellow"), soft_wrap=not console.is_terminal)
     if found.judging is not None:
         console.print()
         good = found.judging.reliable
         for number, line in enumerate(judge_lines(found.judging)):
             style = ("" if good else "bold yellow") if number == 0 else "dim"
-            console.print(Text(line, style=style), soft_wrap=True)
+            console.print(Text(line, style=style), soft_wrap=not console.is_terminal)
         for line in bout_lines(found.judging):
-            console.print(Text(line, style="bold" if good else "yellow"), soft_wrap=True)
+            console.print(Text(line, style="bold" if good else "yellow"), soft_wrap=not console.is_terminal)
         if found.judging.table is not None:
             print_table("By the judge's verdicts", *arena_table(found.judging.table), console)
             for line in arena_lines(found.judging.table):
-                console.print(Text(line), soft_wrap=True)
+                console.print(Text(line), soft_wrap=not console.is_terminal)
     console.print()
 
 
@@ -166,12 +166,12 @@ def show_arena(found: Voted, console: Console) -> None:
     drawn = {"vote": "votes", "prompt": "prompts", "voter": "voters"}[found.whole.resampled]
     print_table(f"{found.whole.votes:,} votes; intervals over {drawn}", *arena_table(found.whole), console)
     for line in arena_lines(found.whole):
-        console.print(Text(line, style="bold"), soft_wrap=True)
+        console.print(Text(line, style="bold"), soft_wrap=not console.is_terminal)
     if found.fair is not None:
         print_table(f"Length held apart ({found.fair.votes:,} votes)", *arena_table(found.fair), console)
         for line in arena_lines(found.fair):
-            console.print(Text(line), soft_wrap=True)
+            console.print(Text(line), soft_wrap=not console.is_terminal)
     if found.categories:
         print_table("By category: Elo [95 %], votes behind the name", *category_table(found.categories), console)
     for note in found.notes:
-        console.print(Text(note, style="yellow"), soft_wrap=True)
+        console.print(Text(note, style="yellow"), soft_wrap=not console.is_terminal)

@@ -78,8 +78,10 @@ def chance(a_NF: np.ndarray, b_NF: np.ndarray, score: Score, seed: int, rounds: 
         swapped_RN = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     else:
         swapped_RN = np.random.default_rng(seed).integers(0, 2, size=(rounds, n), dtype=np.int8)
-    moved_RF = swapped_RN.astype(np.float64) @ gap_NF
-    gaps = [abs(score(total_b - moved) - score(total_a + moved)) for moved in moved_RF]
+    gaps = []
+    for start in range(0, len(swapped_RN), rows := max(1, _AT_ONCE // n)):
+        moved_RF = swapped_RN[start : start + rows].astype(np.float64) @ gap_NF
+        gaps += [abs(score(total_b - moved) - score(total_a + moved)) for moved in moved_RF]
     hits = int(np.sum(np.array(gaps) >= seen - 1e-9 * max(1.0, seen)))
     return hits / len(gaps) if exact else (1 + hits) / (1 + len(gaps))
 

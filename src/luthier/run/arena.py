@@ -34,6 +34,9 @@ def count_votes(file: Path, by: str | None, seed: int, out: Path | None = None) 
     whole = arena(votes, seed, by)
     answered = sum(vote.answer_a is not None and vote.answer_b is not None for vote in votes)
     notes = [] if answered in (0, len(votes)) else [f"{len(votes) - answered} votes carry no answers: not in `length`"]
+    voters = {vote.voter for vote in votes}
+    if len(voters) == 1 and (only := voters.pop()) is not None:
+        notes.append(f"all votes are {only}'s")
     fair = None
     if answered:
         fair, why = tried(votes, seed, by, length=True)

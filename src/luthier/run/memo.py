@@ -26,7 +26,10 @@ from luthier.train.memory import peak_bytes, reset_peak
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
 
-READERS = ("compare.py", "methods.py", "compare_picture.py", "trackers.py")
+READERS = (
+    *("compare.py", "methods.py", "compare_picture.py", "trackers.py", "versus.py", "versus_page.py", "asked.py"),
+    *("versus_words.py", "measures.py", "judging.py", "arena.py", "arena_picture.py"),
+)
 """More files that decide no stage's result: they write recipes, or read what a run has told."""
 
 

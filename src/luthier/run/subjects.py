@@ -138,7 +138,7 @@ def not_found(name: str) -> str:
     """What can be said of a name that nothing has."""
     runs = sorted(str(path.parent) for path in Path("runs").glob("*/resolved.json"))
     beside = [str(path) for path in Path(name).parent.glob("*") if path.is_dir() and (path / "config.json").exists()]
-    near = did_you_mean(name, [*runs, *(Path(run).name for run in runs), *beside, "methods", "arena"])
+    near = did_you_mean(name, [*runs, *(Path(run).name for run in runs), *beside, "methods", "arena", "ways"])
     there = f" The runs here: {', '.join(runs)}." if runs else ""
     kinds = "A run (runs/demo, demo:sft), a model's folder, org/name of a hub, or https://host/v1#model is wanted."
     return f"{name}: no model of that name.{near}{there} {kinds}"

@@ -96,6 +96,10 @@ def test_names_of_subjects(made):
             open_subject(name)
     with pytest.raises(UserError) as error:
         open_subjects(["small", "runs/small", "smal", "small"], HOW)
+    one, two = open_subjects(["http://127.0.0.1:9/v1#m", "http://127.0.0.1:8/v1#m"], HOW)
+    assert (one.label, two.label) == (one.named, two.named)  # the model's name alone would be both
+    one, two = open_subjects(["http://127.0.0.1:9/v1#m", str(folder)], HOW)
+    assert (one.label, two.label) == ("m", "model")
     assert [line.partition(". ")[0] for line in error.value.problems] == [
         "smal: no model of that name",
         "runs/small: it is the same model as small",
@@ -181,11 +185,11 @@ def test_a_run_beside_an_endpoint_that_skips_one(made, tmp_path):
         asked = len(served.asked)
         compare_answers(["small:sft", name], Asked(how=how), tmp_path)
         assert len(served.asked) == asked + 2  # the one that failed, and its second try
-    assert found.left_out == {name: {"HTTP 503: busy": 1}} and len(found.chats) == 11
-    assert found.notes[0] == f"{name}: 1 of 12 prompts got no answer (HTTP 503: busy); they are left out for all"
+    assert found.left_out == {"colours": {"HTTP 503: busy": 1}} and len(found.chats) == 11
+    assert found.notes[0] == "colours: 1 of 12 prompts got no answer (HTTP 503: busy); they are left out for all"
     assert table(found)[1][-2][2] == "—" and table(found)[1][-2][0].startswith("perplexity")
     right = found.figures["right"]
-    assert right[name].value == pytest.approx(100 * 5 / 11)  # 73, 75, 77, 79, 81
+    assert right["colours"].value == pytest.approx(100 * 5 / 11)  # 73, 75, 77, 79, 81
     page = write_page(found).read_text()
     assert "no endpoint says it" in page and "busy" in page
     with (

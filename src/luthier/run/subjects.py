@@ -62,6 +62,8 @@ class Subject:
     """A model that can be asked."""
 
     label: str
+    """As it was named; beside others, the part of it that tells them apart."""
+    named: str
     """As it was named."""
     kind: str
     """"run", "folder", "hub" or "endpoint"."""
@@ -121,7 +123,18 @@ def open_subjects(names: Sequence[str], how: Asking, device: str = "auto") -> li
         first.setdefault(subject.hash, subject.label)
     if wrong:
         raise UserError(wrong)
-    return found
+    shorter = [short(subject) for subject in found]
+    return [
+        replace(subject, label=label if shorter.count(label) == 1 else subject.label)
+        for subject, label in zip(found, shorter, strict=True)
+    ]
+
+
+def short(subject: Subject) -> str:
+    """What a model is called where no other is called so: an endpoint's model, a folder's last part."""
+    if subject.kind == "endpoint":
+        return subject.label.partition("#")[2]
+    return Path(subject.label).name if subject.kind == "folder" else subject.label
 
 
 def run_folder(name: str) -> Path | None:
@@ -154,7 +167,7 @@ def endpoint_subject(name: str, how: Asking) -> Subject:
         how.seed, how.wait,
     )  # fmt: skip
     asked = {"url": url, "model": model, "asked": [how.max_new_tokens, how.temperature, how.seed]}
-    return Subject(name, "endpoint", hash_of(asked), endpoint.ask, None, list, lambda: None)
+    return Subject(name, name, "endpoint", hash_of(asked), endpoint.ask, None, list, lambda: None)
 
 
 def run_subject(name: str, run: Path, stage: str | None, how: Sampling, device: str) -> Subject:
@@ -200,7 +213,7 @@ def local_subject(
     digest = hash_of(made | {"versions": versions(), "code": code_hash()})
     model = Local(load, how)
     alone = hash_of({"model": what, "device": device})
-    return Subject(name, kind, digest, model.ask, model.nats, model.notes, model.close, load, alone)
+    return Subject(name, name, kind, digest, model.ask, model.nats, model.notes, model.close, load, alone)
 
 
 class Local:

@@ -175,7 +175,7 @@ def answers_of(subject: Subject, questions: Sequence[Chat], folder: Path, watch:
 
 def file_of(subject: Subject) -> str:
     """A subject's file of answers."""
-    return f"{slug(subject.label)}-{subject.hash[:8]}.jsonl"
+    return f"{slug(subject.named)}-{subject.hash[:8]}.jsonl"
 
 
 def told_as(subject: Subject, watch: Watch) -> Progress:
@@ -257,7 +257,8 @@ def as_json(found: Versus, asked: Asked) -> dict[str, Any]:
     """compare.json."""
     return {
         "subjects": [
-            {"label": s.label, "kind": s.kind, "hash": s.hash, "left_out": found.left_out.get(s.label, {})}
+            {key: vars(s)[key] for key in ("label", "named", "kind", "hash")}
+            | {"left_out": found.left_out.get(s.label, {})}
             for s in found.subjects
         ],
         "questions": {"from": found.questions, "hash": found.questions_hash},

@@ -62,7 +62,7 @@ def said(found: Versus) -> tuple[list[str], list[str]]:
 def gap(d: Difference) -> str:
     """'+2.1 [−0.4, +4.6] points, p = 0.21'"""
     size, ends = sized(d)
-    return f"{size} {ends} {d.unit}, p = {d.adjusted:.2f}"
+    return f"{size} {ends} {d.unit}, p = {d.adjusted:.{3 if d.adjusted < 0.1 else 2}f}"
 
 
 def sized(d: Difference) -> tuple[str, str]:

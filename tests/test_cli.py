@@ -42,6 +42,7 @@ def test_the_surface_is_small_and_known():
     """Verbs are a promise: one more or one less is a decision, and there are never more than 14."""
     assert [command.callback.__name__ for command in app.registered_commands] == [
         "run",
+        "evaluate",
         "check",
         "chat",
         "export",

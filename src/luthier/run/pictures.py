@@ -58,7 +58,7 @@ def thin(points: Sequence[Point], buckets: int = BUCKETS) -> Thinned:
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers (1, 2 or 5 × 10^k apart) from at or below `low` to at or above `high`, about `count` of them."""
-    if high <= low:
+    if high - low <= 1e-12 * max(abs(low), abs(high)):  # equal, but for rounding
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     rough = (high - low) / max(count - 1, 1)

@@ -1,0 +1,267 @@
+"""Is what an answer claims in its source? Sentence by sentence: values, names, and the words around them.
+
+A sentence is looked for where the source speaks of the same names. Its numbers, dates and quotes must stand there; of
+its other words, enough must. This reads words, not meaning: a paraphrase in all other words is called unsupported, and
+a claim that turns the source's words round may pass. A judge (`judge_claims`) reads meaning, and is asked where given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from luthier.base.nouns import Ask, Message
+from luthier.evals.values import ABBREVIATED, POSSESSIVE, STARTERS, Value, folded, mentions, same, values
+
+LEAST_SHARE = 0.6
+"""Share of a claim's content words that one place of the source must hold."""
+LEAST_BESIDE_VALUES = 0.2
+"""The same where a value was found there: then the words around it may be others."""
+
+
+class Claim(NamedTuple):
+    """A sentence of an answer that its sources do not support."""
+
+    text: str
+    why: str
+    """In words: "114 mm is not in the source"."""
+    missing: tuple[str, ...]
+    """The values, names or words that were not found, as the answer writes them."""
+    share: float
+    """Share of its content words that the best place of the source holds."""
+
+
+NO_CLAIM = re.compile(
+    r"^(?:thank|thanks|please|sure\b|of course|certainly|absolutely|hello|hi\b|dear|welcome|great question|good question|"
+    r"i hope|i'm happy|i am happy|i'm glad|i am glad|glad|happy to|you're welcome|let me know|feel free|if you have|"
+    r"do not hesitate|don't hesitate|sources?:|i looked|i have looked|here is|here are|best regards|kind regards|"
+    r"in summary:?$|have a|good luck|is there anything|anything else)",
+    re.IGNORECASE,
+)
+REFUSALS = re.compile(
+    r"""\b(?:i\ (?:do\ not|don['’]t|did\ not|didn['’]t)\ (?:know|have\ (?:any\ |that\ |this\ |enough\ |the\ )?
+          (?:information|details?|data|answer|knowledge))
+      |i\ (?:can\ ?not|can['’]t|could\ not|couldn['’]t|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\ (?:answer|
+          find|say|tell|determine|help|provide|confirm|verify|see\ (?:that|this|any))
+      |(?:unable|not\ able|impossible|not\ possible)\ to\ (?:answer|say|tell|determine|find|know)
+      |(?:i['’]m|i\ am|we['’]re|we\ are)\ (?:not\ sure|afraid\ (?:i|we)\ (?:can|do|don))
+      |(?:is|are|was|were)\ not\ (?:stated|mentioned|given|specified|provided|said|known|covered|included|listed|available)
+      |(?:isn['’]t|aren['’]t|wasn['’]t)\ (?:stated|mentioned|given|specified|provided|known|covered|listed|available)
+      |(?:does|do|did)\ (?:not|n['’]t)\ (?:say|state|mention|specify|contain|include|provide|give|cover|tell|answer)
+      |(?:doesn['’]t|don['’]t|didn['’]t)\ (?:say|state|mention|specify|contain|include|provide|give|cover|tell|answer)
+      |(?:no|not\ enough|insufficient)\ (?:information|mention|data|details?|record|answer)\b
+      |(?:nothing|no\ word)\ (?:is\ said\ )?(?:about|on)\ (?:this|that|it)
+      |(?:unknown|unanswerable|not\ answerable|cannot\ be\ (?:answered|determined|known|said))
+      |no\ one\ knows|nobody\ knows)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|cannot|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
+_STOP = STARTERS | frozenset(
+    """am are been being be had has have having did doing done being go goes going got get gets getting make makes made
+    own than too very s t d ll re ve m per via off over under into onto onto upon away back there me him us them his our
+    could might must shall should would just even ever also much such same own""".split()
+)
+
+
+def refuses(answer: str) -> bool:
+    """Whether an answer says that it does not know, or that the source does not say."""
+    return REFUSALS.search(answer) is not None
+
+
+def sentences(text: str) -> list[str]:
+    """A text's sentences; a line end ends one, an abbreviation or an initial does not."""
+    found: list[str] = []
+    for line in text.splitlines():
+        start = 0
+        for match in re.finditer(r"[.!?]+[\"”')\]]*\s+(?=[\"“'(\[]?[A-ZÀ-Þ0-9])", line):
+            if match[0][0] == "." and ABBREVIATED.search(line[: match.start() + 1]):
+                continue
+            found.append(line[start : match.end()])
+            start = match.end()
+        found.append(line[start:])
+    return [sentence.strip() for sentence in found if sentence.strip()]
+
+
+def claims(answer: str) -> list[str]:
+    """The sentences that state something: no questions, no courtesies, nothing without content."""
+    return [
+        sentence
+        for sentence in sentences(answer)
+        if not sentence.rstrip("\"”')").endswith("?")
+        and not NO_CLAIM.match(sentence)
+        and not refuses(sentence)
+        and (stems(sentence) or values(sentence))
+    ]
+
+
+def stem(word: str) -> str:
+    """A word without its commonest endings: "grinds", "grinding" and "ground" are two stems, not three."""
+    for ending, put in (
+        ("ies", "y"),
+        ("ing", ""),
+        ("edly", ""),
+        ("ed", ""),
+        ("es", ""),
+        ("s", ""),
+        ("ly", ""),
+        ("e", ""),
+    ):
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not (ending == "s" and word.endswith("ss")):
+            return word[: len(word) - len(ending)] + put
+    return word
+
+
+def stems(text: str, without: Sequence[Value] = ()) -> dict[str, str]:
+    """Content words by their stem, as they are written; values' own words are left out."""
+    aside = {word for value in without for word in folded(value.text).split()}
+    words = re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", POSSESSIVE.sub("", text))
+    return {
+        stem(word.casefold()): word
+        for word in words
+        if word.casefold() not in _STOP and word.casefold() not in aside and len(word) > 1
+    }
+
+
+class Place(NamedTuple):
+    """One sentence of a source with what it is about."""
+
+    text: str
+    about: frozenset[str]
+    values: tuple[Value, ...]
+    stems: frozenset[str]
+
+
+def places(sources: Sequence[str], known: Sequence[str]) -> list[Place]:
+    """The sentences of the sources. One that names none of the `known` names is about what the one before was."""
+    found: list[Place] = []
+    for source in sources:
+        about: frozenset[str] = frozenset()
+        for sentence in sentences(source):
+            about = frozenset(name for name in known if mentions(sentence, name)) or about
+            found.append(Place(sentence, about, tuple(values(sentence)), frozenset(stems(sentence))))
+    return found
+
+
+def unsupported(
+    answer: str, sources: Sequence[str], question: str = "", least_share: float = LEAST_SHARE
+) -> list[Claim]:
+    """The claims of an answer that its sources do not hold, in the answer's order. Names that the question gives are
+    given, its numbers are not. Without any source every claim is unsupported."""
+    asked = names_of(question)
+    known = list(dict.fromkeys([*asked, *names_of(answer), *(name for text in sources for name in names_of(text))]))
+    known += subjects(answer, sources)
+    there = places(sources, known)
+    found, about = [], [name for name in known if mentions(question, name)]
+    for sentence in claims(answer):
+        named = [name for name in known if mentions(sentence, name)]
+        about = named or about
+        if (problem := judged(sentence, about, asked, there, least_share)) is not None:
+            found.append(problem)
+    return found
+
+
+def names_of(text: str) -> list[str]:
+    """The names in a text."""
+    return [value.text for value in values(text) if value.kind == "name"]
+
+
+def subjects(answer: str, sources: Sequence[str]) -> list[str]:
+    """First words of an answer's sentences that the sources write in capitals elsewhere: names after all."""
+    first = {match[0] for sentence in sentences(answer) if (match := re.match(r"[A-ZÀ-Þ]\w+", sentence))}
+    return [
+        word
+        for word in sorted(first)
+        if word.casefold() not in STARTERS and any(re.search(rf"[a-z,] {word}\b", source) for source in sources)
+    ]
+
+
+def judged(
+    sentence: str, about: Sequence[str], asked: Sequence[str], there: Sequence[Place], least_share: float
+) -> Claim | None:
+    """What is wrong with one claim that is about these names; None where a source supports it."""
+    said = values(sentence)
+    names = [value for value in said if value.kind == "name"]
+    hard = [value for value in said if value.kind != "name"]
+    words = stems(sentence, said)
+    lost = [n.text for n in names if n.text not in asked and not any(mentions(p.text, n.text) for p in there)]
+    near = [
+        p for p in there if p.about & set(about) or (not names and len(words) > 1 and held(words, p) >= least_share)
+    ]
+    near = near or list(there)
+    best = max((held(words, place) for place in near), default=0.0)
+    best = max([best, *(held(words, *pair) for pair in neighbours(near, there))])
+    if lost:
+        return Claim(sentence, f"{listed(lost)} {is_are(lost)} not in the source", tuple(lost), best)
+    anywhere = [v.text for v in hard if not any(same_in(v, place) for place in there)]
+    if anywhere:
+        return Claim(sentence, f"{listed(anywhere)} {is_are(anywhere)} not in the source", tuple(anywhere), best)
+    elsewhere = [v.text for v in hard if not any(same_in(v, place) for place in near)]
+    if elsewhere:
+        of = listed([name for name in about if any(name in place.about for place in near)])
+        return Claim(sentence, f"the source does not say {listed(elsewhere)} of {of}", tuple(elsewhere), best)
+    if words and best < (least_share if not hard else LEAST_BESIDE_VALUES if len(words) > 2 else 0):
+        new = [word for key, word in words.items() if not any(key in place.stems for place in near)]
+        shown = new or list(words.values())
+        of = [name for name in about if any(name in place.about for place in near)]
+        why = f"the source does not say {listed(shown)}{' together' if not new else f' of {listed(of)}' if of else ''}"
+        return Claim(sentence, why, tuple(shown), best)
+    turned = [place for place in near if held(words, place) >= 0.8 and len(words) >= 2]
+    if turned and all(negated(place.text) != negated(sentence) for place in turned):
+        return Claim(sentence, "the source says the opposite", (), best)
+    return None
+
+
+def held(words: dict[str, str], *at: Place) -> float:
+    """Share of the words that the places hold together; 1 where there is no word."""
+    there = frozenset().union(*(place.stems for place in at))
+    return sum(key in there for key in words) / len(words) if words else 1.0
+
+
+def neighbours(near: Sequence[Place], there: Sequence[Place]) -> list[tuple[Place, Place]]:
+    """Places that follow each other, both about the same."""
+    kept = set(map(id, near))
+    return [(a, b) for a, b in zip(there, there[1:], strict=False) if id(a) in kept and id(b) in kept]
+
+
+def same_in(value: Value, place: Place) -> bool:
+    """Whether a place of the source holds a value."""
+    if value.kind == "quote":
+        return f" {folded(value.text)} " in f" {folded(place.text)} "
+    return any(same(value, given) for given in place.values)
+
+
+def negated(text: str) -> bool:
+    """Whether a sentence denies."""
+    return NEGATION.search(text) is not None
+
+
+def listed(words: Sequence[str]) -> str:
+    """'a, b and c'"""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def is_are(words: Sequence[str]) -> str:
+    return "are" if len(words) > 1 else "is"
+
+
+JUDGE = """Source:
+{source}
+
+Claim: {claim}
+
+Does the source support the claim? Answer with one word: yes or no."""
+
+
+def judge_claims(ask: Ask, pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
+    """Whether each (claim, source) holds, in the eyes of whoever `ask` reaches; None where it gave no verdict."""
+    replies = ask([[Message("user", JUDGE.format(source=source, claim=claim))] for claim, source in pairs])
+    found: list[bool | None] = []
+    for reply in replies:
+        said = re.match(r"\W*(yes|no)\b", reply.text, re.IGNORECASE) if reply.error is None else None
+        found.append(None if said is None else said[1].lower() == "yes")
+    return found
+
+
+Verdict = Callable[[str, str], float]
+"""(claim, source) -> how sure it is that the source supports the claim, 0 to 1: an NLI model, say."""

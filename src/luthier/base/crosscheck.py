@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from luthier.base import alignment as a
 from luthier.base import recipe as r
+from luthier.base.abilities import Ability, ConsistencyProbe, HallucinationProbe, check_ability
 from luthier.base.adapters import check_adapters
 from luthier.base.errors import did_you_mean
 from luthier.base.objective import check_objective
@@ -230,6 +231,12 @@ def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
         at: Loc = ("evaluate", name)
         yield from must_be_source((*at, "data"), probe.data, recipe)
         models: list[tuple[Loc, str]] = []
+        if isinstance(probe, Ability):
+            yield from (((*at, setting), said) for setting, said in check_ability(probe))
+        if isinstance(probe, HallucinationProbe) and probe.documents is not None:
+            yield from must_be_source((*at, "documents"), probe.documents, recipe)
+        if isinstance(probe, ConsistencyProbe) and probe.paraphraser is not None:
+            models.append(((*at, "paraphraser"), probe.paraphraser))
         if isinstance(probe, WinRateProbe):
             models += [((*at, "stages", index), stage) for index, stage in enumerate(probe.stages)]
             if probe.stages[0] == probe.stages[1]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luthier.base import recipe as r
+from luthier.base.abilities import Ability
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.settings import Loc
 from luthier.base.tuning import PrefixTuning, PromptTuning, PTuning, Training
@@ -36,7 +37,7 @@ def check_objective(recipe: r.Recipe) -> Iterator[tuple[Loc, str]]:
             message = f"{stage.adapter.kind} puts tokens before what a model writes; an encoder writes nothing."
             yield (*at, "adapter"), f"{message} Use kind: lora."
     for name, probe in recipe.evaluate.items():
-        if masked and isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe):
+        if masked and isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe | Ability):
             message = f"{probe.kind} asks a model that writes, and this run's is an encoder."
             yield ("evaluate", name), f"{message} Use fill_mask, pseudo_perplexity or loss."
         elif not masked and isinstance(probe, FillMaskProbe | PseudoPerplexityProbe):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from luthier.base.abilities import AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
 from luthier.base.strict import Strict
 
 
@@ -22,6 +23,11 @@ class ChoicesProbe(Strict):
     joint: str = ""
     """Put between the context and every option, such as a line end and "Answer: "."""
     limit: int | None = Field(default=None, ge=1)
+    ngram: int = Field(default=13, ge=4)
+    """A row counts as seen in training when it shares so many words in a row with the training data; how many were is
+    told."""
+    exclude_contaminated: bool = False
+    """Leave such rows out of the figure (both figures are shown). Default: they stay in it."""
 
 
 class AnswersProbe(Strict):
@@ -35,6 +41,8 @@ class AnswersProbe(Strict):
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy."""
     limit: int | None = Field(default=None, ge=1)
+    ngram: int = Field(default=13, ge=4)
+    exclude_contaminated: bool = False
 
 
 class LossProbe(Strict):
@@ -51,6 +59,8 @@ class LossProbe(Strict):
     max_length: int | None = Field(default=None, ge=8)
     """Cut documents to this many tokens."""
     limit: int | None = Field(default=None, ge=1)
+    ngram: int = Field(default=13, ge=4)
+    exclude_contaminated: bool = False
 
 
 class WinRateProbe(Strict):
@@ -66,6 +76,8 @@ class WinRateProbe(Strict):
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     limit: int | None = Field(default=None, ge=1)
+    ngram: int = Field(default=13, ge=4)
+    exclude_contaminated: bool = False
 
 
 class FillMaskProbe(Strict):
@@ -84,6 +96,8 @@ class FillMaskProbe(Strict):
     max_length: int | None = Field(default=None, ge=8)
     """Cut documents to this many tokens; default: the model's context."""
     limit: int | None = Field(default=None, ge=1)
+    ngram: int = Field(default=13, ge=4)
+    exclude_contaminated: bool = False
 
 
 class PseudoPerplexityProbe(Strict):
@@ -97,9 +111,20 @@ class PseudoPerplexityProbe(Strict):
     max_length: int = Field(default=128, ge=8)
     """Cut documents to this many tokens: a row of n tokens is read n times."""
     limit: int | None = Field(default=100, ge=1)
+    ngram: int = Field(default=13, ge=4)
+    exclude_contaminated: bool = False
 
 
 Probe = Annotated[
-    ChoicesProbe | AnswersProbe | LossProbe | WinRateProbe | FillMaskProbe | PseudoPerplexityProbe,
+    ChoicesProbe
+    | AnswersProbe
+    | LossProbe
+    | WinRateProbe
+    | FillMaskProbe
+    | PseudoPerplexityProbe
+    | AlignmentProbe
+    | ClozeProbe
+    | ConsistencyProbe
+    | HallucinationProbe,
     Field(discriminator="kind"),
 ]

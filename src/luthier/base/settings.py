@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from luthier.base import alignment, probes, recipe, tuning
+from luthier.base import abilities, alignment, probes, recipe, tuning
 from luthier.base.tuning import ADAPTERS
 
 Model = type[BaseModel]
@@ -41,6 +41,10 @@ PROBES: dict[str, Model] = {
     "win_rate": probes.WinRateProbe,
     "fill_mask": probes.FillMaskProbe,
     "pseudo_perplexity": probes.PseudoPerplexityProbe,
+    "alignment": abilities.AlignmentProbe,
+    "cloze": abilities.ClozeProbe,
+    "consistency": abilities.ConsistencyProbe,
+    "hallucination": abilities.HallucinationProbe,
 }
 SECTIONS: dict[str, tuple[str, Model]] = {
     "recipe": ("the whole file", recipe.Recipe),

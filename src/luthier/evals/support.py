@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.base.nouns import Ask, Message
@@ -33,7 +34,8 @@ class Claim(NamedTuple):
 
 
 NO_CLAIM = re.compile(
-    r"^(?:thank|thanks|please|sure\b|of course|certainly|absolutely|hello|hi\b|dear|welcome|great question|good question|"
+    r"^(?:thank|thanks|please|sure\b|of course|certainly|absolutely|hello|hi\b|dear|welcome|"
+    r"great question|good question|"
     r"i hope|i'm happy|i am happy|i'm glad|i am glad|glad|happy to|you're welcome|let me know|feel free|if you have|"
     r"do not hesitate|don't hesitate|sources?:|i looked|i have looked|here is|here are|best regards|kind regards|"
     r"in summary:?$|have a|good luck|is there anything|anything else)",
@@ -42,11 +44,11 @@ NO_CLAIM = re.compile(
 REFUSALS = re.compile(
     r"""\b(?:i\ (?:do\ not|don['’]t|did\ not|didn['’]t)\ (?:know|have\ (?:any\ |that\ |this\ |enough\ |the\ )?
           (?:information|details?|data|answer|knowledge))
-      |i\ (?:can\ ?not|can['’]t|could\ not|couldn['’]t|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\ (?:answer|
-          find|say|tell|determine|help|provide|confirm|verify|see\ (?:that|this|any))
+      |i\ (?:can\ ?not|can['’]t|could\ not|couldn['’]t|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\
+          (?:answer|find|say|tell|determine|help|provide|confirm|verify|see\ (?:that|this|any))
       |(?:unable|not\ able|impossible|not\ possible)\ to\ (?:answer|say|tell|determine|find|know)
       |(?:i['’]m|i\ am|we['’]re|we\ are)\ (?:not\ sure|afraid\ (?:i|we)\ (?:can|do|don))
-      |(?:is|are|was|were)\ not\ (?:stated|mentioned|given|specified|provided|said|known|covered|included|listed|available)
+      |(?:is|are|was|were)\ not\ (?:stated|mentioned|given|specified|provided|said|known|covered|listed)
       |(?:isn['’]t|aren['’]t|wasn['’]t)\ (?:stated|mentioned|given|specified|provided|known|covered|listed|available)
       |(?:does|do|did)\ (?:not|n['’]t)\ (?:say|state|mention|specify|contain|include|provide|give|cover|tell|answer)
       |(?:doesn['’]t|don['’]t|didn['’]t)\ (?:say|state|mention|specify|contain|include|provide|give|cover|tell|answer)
@@ -58,9 +60,12 @@ REFUSALS = re.compile(
 )
 NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|cannot|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
 _STOP = STARTERS | frozenset(
-    """am are been being be had has have having did doing done being go goes going got get gets getting make makes made
-    own than too very s t d ll re ve m per via off over under into onto onto upon away back there me him us them his our
-    could might must shall should would just even ever also much such same own""".split()
+    re.findall(
+        r"\w+",
+        """am are been being be had has have having did doing done being go goes going got get gets getting make makes
+    made own than too very s t d ll re ve m per via off over under into onto upon away back there me him us them
+    his our could might must shall should would just even ever also much such same own""",
+    )
 )
 
 
@@ -198,13 +203,14 @@ def judged(
         return Claim(sentence, f"{listed(anywhere)} {is_are(anywhere)} not in the source", tuple(anywhere), best)
     elsewhere = [v.text for v in hard if not any(same_in(v, place) for place in near)]
     if elsewhere:
-        of = listed([name for name in about if any(name in place.about for place in near)])
-        return Claim(sentence, f"the source does not say {listed(elsewhere)} of {of}", tuple(elsewhere), best)
+        whose = listed([name for name in about if any(name in place.about for place in near)])
+        return Claim(sentence, f"the source does not say {listed(elsewhere)} of {whose}", tuple(elsewhere), best)
     if words and best < (least_share if not hard else LEAST_BESIDE_VALUES if len(words) > 2 else 0):
         new = [word for key, word in words.items() if not any(key in place.stems for place in near)]
         shown = new or list(words.values())
         of = [name for name in about if any(name in place.about for place in near)]
-        why = f"the source does not say {listed(shown)}{' together' if not new else f' of {listed(of)}' if of else ''}"
+        where = " together" if not new else f" of {listed(of)}" if of else ""
+        why = f"the source does not say {listed(shown)}{where}"
         return Claim(sentence, why, tuple(shown), best)
     turned = [place for place in near if held(words, place) >= 0.8 and len(words) >= 2]
     if turned and all(negated(place.text) != negated(sentence) for place in turned):
@@ -221,7 +227,7 @@ def held(words: dict[str, str], *at: Place) -> float:
 def neighbours(near: Sequence[Place], there: Sequence[Place]) -> list[tuple[Place, Place]]:
     """Places that follow each other, both about the same."""
     kept = set(map(id, near))
-    return [(a, b) for a, b in zip(there, there[1:], strict=False) if id(a) in kept and id(b) in kept]
+    return [(a, b) for a, b in pairwise(there) if id(a) in kept and id(b) in kept]
 
 
 def same_in(value: Value, place: Place) -> bool:
@@ -238,7 +244,7 @@ def negated(text: str) -> bool:
 
 def listed(words: Sequence[str]) -> str:
     """'a, b and c'"""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
 
 
 def is_are(words: Sequence[str]) -> str:
@@ -265,3 +271,17 @@ def judge_claims(ask: Ask, pairs: Sequence[tuple[str, str]]) -> list[bool | None
 
 Verdict = Callable[[str, str], float]
 """(claim, source) -> how sure it is that the source supports the claim, 0 to 1: an NLI model, say."""
+
+
+def passages(documents: Sequence[str], words: int = 120) -> list[str]:
+    """Documents in pieces of whole sentences, of about so many words each."""
+    found: list[str] = []
+    for document in documents:
+        piece: list[str] = []
+        for sentence in sentences(document):
+            if piece and sum(len(part.split()) for part in piece) + len(sentence.split()) > words:
+                found.append(" ".join(piece))
+                piece = []
+            piece.append(sentence)
+        found += [" ".join(piece)] if piece else []
+    return found

@@ -32,12 +32,12 @@ class Value(NamedTuple):
 
 _SCALES: dict[str, dict[str, float]] = {
     "m": {"mm": 1e-3, "millimetre": 1e-3, "millimeter": 1e-3, "cm": 1e-2, "centimetre": 1e-2, "centimeter": 1e-2,
-          "m": 1, "metre": 1, "meter": 1, "km": 1e3, "kilometre": 1e3, "kilometer": 1e3, "inch": 0.0254, "inches": 0.0254,
-          "ft": 0.3048, "foot": 0.3048, "feet": 0.3048, "mile": 1609.344, "yard": 0.9144},
-    "g": {"mg": 1e-3, "milligram": 1e-3, "g": 1, "gram": 1, "kg": 1e3, "kilogram": 1e3, "kilo": 1e3, "tonne": 1e6,
-          "ton": 1e6, "lb": 453.59237, "pound": 453.59237, "ounce": 28.349523, "oz": 28.349523},
-    "s": {"ms": 1e-3, "millisecond": 1e-3, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hr": 3600,
-          "hour": 3600, "day": 86400, "week": 604800},
+          "m": 1, "metre": 1, "meter": 1, "km": 1e3, "kilometre": 1e3, "kilometer": 1e3, "inch": 0.0254,
+          "inches": 0.0254, "ft": 0.3048, "foot": 0.3048, "feet": 0.3048, "mile": 1609.344, "yard": 0.9144},
+    "g": {"mg": 1e-3, "milligram": 1e-3, "g": 1, "gram": 1, "kg": 1e3, "kilogram": 1e3, "kilo": 1e3,
+          "tonne": 1e6, "ton": 1e6, "lb": 453.59237, "pound": 453.59237, "ounce": 28.349523, "oz": 28.349523},
+    "s": {"ms": 1e-3, "millisecond": 1e-3, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600,
+          "hr": 3600, "hour": 3600, "day": 86400, "week": 604800},
     "month": {"month": 1, "year": 12, "decade": 120, "century": 1200, "centuries": 1200},
     "l": {"ml": 1e-3, "millilitre": 1e-3, "milliliter": 1e-3, "l": 1, "litre": 1, "liter": 1},
     "b": {"byte": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "megabyte": 1e6, "gigabyte": 1e9, "terabyte": 1e12},
@@ -83,7 +83,9 @@ NAME = re.compile(
     rf"{_CAPITAL}(?:\s+(?:(?:of|de|van|von|der|du|la|le)\s+(?:the\s+)?)?(?:{_CAPITAL}|\d+\b(?![.,:]\d)))*"
 )
 STARTERS = frozenset(
-    """a about above according after again all also although an and another any anyone as at because before below
+    re.findall(
+        r"\w+",
+        """a about above according after again all also although an and another any anyone as at because before below
     besides between both but by can certainly could currently dear did do does during each either even every everyone
     finally first for from further generally great hello here hi how however i if in indeed instead is it its just last
     later let like many may maybe more moreover most much my neither next no none nor not note nothing now of often on
@@ -91,12 +93,13 @@ STARTERS = frozenset(
     so some sometimes soon still such sure thank thanks that the their them then there therefore these they third this
     those though through thus to today together tomorrow under unfortunately unless unlike until up usually was we well
     were what when where whether which while who whose why will with within without would yes yesterday yet you your he
-    his her""".split()
+    his her""",
+    )
 )
 """Words that begin a sentence in capitals and are no names."""
 ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|No|Nos|cf|etc|e\.g|i\.e|approx|Inc|Ltd|Co|Jr|Sr|[A-Z])\.$")
 POSSESSIVE = re.compile(r"['’]s\b")
-TITLES = frozenset("mr mrs ms miss dr prof professor sir lady st the a an".split())
+TITLES = frozenset({"mr", "mrs", "ms", "miss", "dr", "prof", "professor", "sir", "lady", "st", "the", "a", "an"})
 
 
 def values(text: str) -> list[Value]:
@@ -153,20 +156,20 @@ def number_of(match: re.Match[str]) -> Value | None:
         amount = (int(hours) % 12 + half[after] if after in half and after != "o'clock" else int(hours)) * 60
         end = match.end() if after in half else match.end("clock")
         return Value("number", match.string[at:end].strip(), at, amount + int(minutes or 0), "clock")
-    amount = float(match["digits"].replace(",", "").replace("−", "-")) if match["digits"] else in_words(match["words"])
-    amount *= _POWERS.get((match["power"] or "").lower(), 1)
+    size = float(match["digits"].replace(",", "").replace("−", "-")) if match["digits"] else in_words(match["words"])
+    size *= _POWERS.get((match["power"] or "").lower(), 1)
     unit = UNITS.get(after) or UNITS.get(after.removesuffix("s")) or UNITS.get((match["money"] or "").strip())
     if unit is None and match["words"] is not None and match["words"].lower() in ("one", "zero"):
         return None
     end = match.end() if unit and after else match.start("after") if match["after"] else match.end()
     text = match.string[at:end].strip()
     dimension, scale = unit or ("count" if after and after not in STARTERS else "", 1.0)
-    return Value("number", text, at, amount * scale, dimension, about=match["about"] is not None)
+    return Value("number", text, at, size * scale, dimension, about=match["about"] is not None)
 
 
 def in_words(words: str) -> float:
     """ "three hundred and five" -> 305"""
-    total, current = 0, 0
+    total = current = 0
     for word in re.findall(r"[a-z]+", words.lower()):
         if word in _WORDS:
             current += _WORDS[word]

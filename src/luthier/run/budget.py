@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from luthier.base.abilities import Ability, AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
 from luthier.base.alignment import BestOf, Grpo, Kto, Ppo, Prefer, Preference, Reward
 from luthier.base.crosscheck import WRITES_TEXT, stage_name
 from luthier.base.errors import UserError
@@ -173,12 +174,17 @@ def probe_tokens(context: Context, probe: Any) -> tuple[float, float]:
     """About how many tokens a probe lets a model read, and write."""
     data = context.dataset(probe.data)
     rows: list[Example] = [*data.train, *data.heldout]
-    if not isinstance(probe, AnswersProbe | ChoicesProbe | WinRateProbe) and probe.heldout_only:
+    if not isinstance(probe, AnswersProbe | ChoicesProbe | WinRateProbe | Ability) and probe.heldout_only:
         rows = list(data.heldout)
     count = min(len(rows), probe.limit or len(rows))
     length = mean_tokens(rows)
     match probe:
         case AnswersProbe() | WinRateProbe():
+            return count * length, float(count * probe.max_new_tokens)
+        case ConsistencyProbe():
+            asked = count * probe.samples * (1 + probe.paraphrases)
+            return asked * length, float(asked * probe.max_new_tokens)
+        case AlignmentProbe() | ClozeProbe() | HallucinationProbe():
             return count * length, float(count * probe.max_new_tokens)
         case PseudoPerplexityProbe():
             return count * min(length, probe.max_length) ** 2, 0.0

@@ -23,7 +23,7 @@ from luthier.run.stages import run_recipe
 
 Figure = Mapping[str, Any]
 """{value, low, high, n}"""
-SHARES = ("choices", "answers", "win_rate", "fill_mask")
+SHARES = ("choices", "answers", "win_rate", "fill_mask", "alignment", "cloze", "consistency", "hallucination")
 """Probes whose figures are shares of 1, and better when higher; losses and perplexities are better when lower."""
 
 

@@ -146,7 +146,7 @@ def measure_masked_loss(context: Context, probe: LossProbe, loaded: Loaded) -> M
     """Nats and hidden tokens, row by row, under a fixed mask of the usual shares."""
     rows = measured_documents(context, probe, loaded)
     nats, counts = masked_losses(loaded.lm, fixed(rows, Masking(), loaded.tokenizer, context.recipe.seed))
-    return {"nats": nats.tolist(), "tokens": counts.tolist()}
+    return {"nats": nats.tolist(), "tokens": counts.tolist(), "origins": [row.origin for row in rows]}
 
 
 def measure_fill_mask(context: Context, probe: FillMaskProbe, loaded: Loaded, ref: Any) -> Measured:
@@ -162,7 +162,7 @@ def measure_pseudo_perplexity(context: Context, probe: PseudoPerplexityProbe, lo
     """Nats and tokens, row by row, every token hidden once."""
     rows = measured_documents(context, probe, loaded)
     nats, counts = pseudo_losses(loaded.lm, rows, vocabulary(loaded.tokenizer).mask)
-    return {"nats": nats.tolist(), "tokens": counts.tolist()}
+    return {"nats": nats.tolist(), "tokens": counts.tolist(), "origins": [row.origin for row in rows]}
 
 
 def shares_filled(context: Context, name: str, probe: Probe, rows: dict[str, Measured], log: EventLog) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,15 @@ from luthier.base.nouns import Chat, Choice
 from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, LossProbe, Probe, WinRateProbe
 from luthier.evals.answers import answer_all, wins
+from luthier.evals.calibration import calibration
 from luthier.evals.choices import fitting, pick_options
 from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, wilson
 from luthier.evals.loss import losses
 from luthier.generate import Sampling
 from luthier.model.load import Loaded, add_chat_template
+from luthier.run import abilities
+from luthier.run.attribution import attribution
+from luthier.run.contaminated import summarised
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.masked import (
     measure_fill_mask,
@@ -36,6 +40,8 @@ from luthier.run.result import write_samples
 from luthier.tokens.prepare import prepare
 
 Measured = dict[str, Any]
+UNMEASURED = {"after", "stages", "since", "ngram", "exclude_contaminated"}
+"""Settings of a probe that change nothing of what is measured of one model."""
 
 
 def models_of(context: Context, probe: Probe) -> list[ModelRef]:
@@ -48,9 +54,15 @@ def models_of(context: Context, probe: Probe) -> list[ModelRef]:
     return [context.models[name] for name in after if name in context.models]
 
 
-def measure(context: Context, log: EventLog) -> dict[str, Any]:
-    """All probes on all their models, one model loaded at a time; what is on disk already is not measured again.
-    Returns the metrics by probe and model."""
+class Measures(NamedTuple):
+    """What the probes found: the metrics by probe and model, and what else report.json tells of them."""
+
+    metrics: dict[str, Any]
+    also: dict[str, Any]
+
+
+def measure(context: Context, log: EventLog) -> Measures:
+    """All probes on all their models, one model loaded at a time; what is on disk already is not measured again."""
     wanted: dict[str, list[tuple[str, Probe, ModelRef]]] = {}
     for name, probe in context.recipe.evaluate.items():
         for ref in models_of(context, probe):
@@ -67,10 +79,12 @@ def measure(context: Context, log: EventLog) -> dict[str, Any]:
         for name, probe, ref in jobs:
             rows[name, ref.name] = remembered(context, name, probe, ref, model, log)
     metrics: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     for name, probe in context.recipe.evaluate.items():
-        refs = models_of(context, probe)
-        metrics[name] = SUMMARIES[probe.kind](context, name, probe, {r.name: rows[name, r.name] for r in refs}, log)
-    return metrics
+        mine = {r.name: rows[name, r.name] for r in models_of(context, probe)}
+        metrics[name], told = summarised(context, name, probe, mine, log, SUMMARIES[probe.kind])
+        seen |= {name: told} if told else {}
+    return Measures(metrics, {"attribution": attribution(context, rows), "contamination": seen})
 
 
 def remembered(
@@ -79,7 +93,7 @@ def remembered(
     """One probe on one model: from its file, or measured now."""
     key = hash_of(
         {
-            "probe": probe.model_dump(mode="json", exclude={"after", "stages", "since"}),
+            "probe": probe.model_dump(mode="json", exclude=UNMEASURED),
             "model": ref.hash,
             "data": context.dataset(probe.data).hash,
             "versions": versions(),
@@ -111,7 +125,13 @@ def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: 
         )
     picked = pick_options(loaded.lm, renderer_of(loaded), fit, probe.normalise)
     left_out = len(items) - len(fit)
-    return {"right": [int(p.right) for p in picked], "origins": [p.origin for p in picked], "left_out": left_out}
+    return {
+        "right": [int(p.right) for p in picked],
+        "scores": [list(p.scores) for p in picked],
+        "golds": [p.gold for p in picked],
+        "origins": [p.origin for p in picked],
+        "left_out": left_out,
+    }
 
 
 def answered(context: Context, probe: AnswersProbe | WinRateProbe, loaded: Loaded) -> tuple[list[Chat], list[Any]]:
@@ -158,7 +178,7 @@ def measure_loss(context: Context, probe: LossProbe, loaded: Loaded, ref: ModelR
     if not documents:
         raise UserError(f"evaluate: data.{probe.data} has no held-out rows to measure. Raise its `heldout`.")
     nats, counts = losses(loaded.lm, documents)
-    return {"nats": nats.tolist(), "tokens": counts.tolist()}
+    return {"nats": nats.tolist(), "tokens": counts.tolist(), "origins": [row.origin for row in documents]}
 
 
 def measure_wins(context: Context, probe: WinRateProbe, loaded: Loaded, ref: ModelRef) -> Measured:
@@ -173,6 +193,8 @@ def share_right(context: Context, name: str, probe: Probe, rows: dict[str, Measu
     for after, row in rows.items():
         found[after] = wilson(sum(row["right"]), len(row["right"])).as_dict()
         log.emit("eval", step=0, name=f"{name}.{after}", **found[after])
+        if "scores" in row:
+            found[after] |= {"calibration": calibration(row["scores"], row["golds"], context.recipe.seed).as_dict()}
         if left_out := row.get("left_out"):
             found[after] |= {"left_out": left_out}
             log.emit("note", text=f"{name}.{after}: {left_out} items are longer than the model's context: left out")
@@ -223,6 +245,7 @@ MEASURES: dict[str, Callable[..., Measured]] = {
     "win_rate": measure_wins,
     "fill_mask": measure_fill_mask,
     "pseudo_perplexity": measure_pseudo_perplexity,
+    **abilities.MEASURES,
 }
 SUMMARIES: dict[str, Callable[..., Any]] = {
     "choices": share_right,
@@ -231,6 +254,7 @@ SUMMARIES: dict[str, Callable[..., Any]] = {
     "win_rate": win_rate,
     "fill_mask": shares_filled,
     "pseudo_perplexity": pseudo_perplexities,
+    **abilities.SUMMARIES,
 }
 
 

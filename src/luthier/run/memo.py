@@ -28,7 +28,8 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensor
 
 READERS = (
     *("compare.py", "methods.py", "compare_picture.py", "trackers.py", "versus.py", "versus_page.py", "asked.py"),
-    *("versus_words.py", "measures.py", "judging.py", "arena.py", "arena_picture.py"),
+    *("versus_words.py", "measures.py", "judging.py", "arena.py", "arena_picture.py", "added.py"),
+    *("tradeoff.py", "sweep.py"),
 )
 """More files that decide no stage's result: they write recipes, or read what a run has told."""
 

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.base.files import write_text
+from luthier.run.added import added, contaminated, looks, tradeoffs
 from luthier.run.pictures import (
     Series,
     Stop,
@@ -124,6 +125,10 @@ def page(story: Story) -> dict[str, Any]:
         "answers": answers(story),
         "curves": [c for c in (curves(s) for s in story.stages) if c["large"] or c["small"]],
         "forgetting": forgetting(story),
+        "added": added(story),
+        "tradeoffs": tradeoffs(story),
+        "looks": looks(story),
+        "contaminated": contaminated(story),
         "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],
         "data": data_tables(story),
         "rejected": bad[:MOST_REJECTED],

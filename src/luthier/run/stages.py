@@ -86,12 +86,12 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         log = EventLog(context.folder / "events.jsonl", context.watchers)
         log.emit("begin", stage="evaluate", stage_kind="evaluate")
         began = time.monotonic()
-        metrics = measure(context, log)
+        metrics, also = measure(context, log)
         log.emit("end", seconds=time.monotonic() - began)
         log.close()
         add_seconds(context, time.monotonic() - began)
         exports = export_all(context, recipe)
-        write_json(context.folder / "report.json", summary(context, metrics) | {"exports": exports})
+        write_json(context.folder / "report.json", summary(context, metrics) | also | {"exports": exports})
         write_report(context.folder)
     return context.folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from luthier.base.abilities import Ability, AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
 from luthier.base.alignment import BestOf, Grpo, Ppo, Prefer
 from luthier.base.config import load_function
 from luthier.base.errors import UserError
@@ -13,6 +14,8 @@ from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, Probe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Stage, Supervised
 from luthier.data.dataset import Dataset
+from luthier.run.abilities import of_ability
+from luthier.run.contaminated import all_seen
 from luthier.run.context import Context, asked_prompts
 from luthier.run.pairs import check_preferences
 from luthier.run.rewards import check_programs
@@ -37,7 +40,9 @@ def check_sources(context: Context) -> None:
     for index, stage in enumerate(recipe.stages):
         problems += [f"stages[{index}].{stage.kind}: {said}" for said in of_stage(context, stage)]
     for name, probe in recipe.evaluate.items():
-        problems += [f"evaluate.{name}: {said}" for said in of_probe(context, probe)]
+        told = list(of_probe(context, probe))
+        told += [said] if not told and (said := all_seen(context, name, probe)) else []
+        problems += [f"evaluate.{name}: {said}" for said in told]
     if problems:
         raise UserError(problems)
     check_preferences(context)
@@ -51,6 +56,8 @@ def raters(context: Context) -> Iterator[tuple[str, str]]:
     for name, probe in context.recipe.evaluate.items():
         if isinstance(probe, WinRateProbe):
             yield f"evaluate.{name}.rater", probe.rater
+        if isinstance(probe, HallucinationProbe) and probe.judge is not None:
+            yield f"evaluate.{name}.judge", probe.judge
 
 
 def of_stage(context: Context, stage: Stage) -> Iterator[str]:
@@ -83,6 +90,8 @@ def of_probe(context: Context, probe: Probe) -> Iterator[str]:
                     f"{bare[0].origin} has no column accept, the value that a right answer contains. Add it to every "
                     f"row of data.{data.name}, or measure with kind: loss."
                 )
+        case AlignmentProbe() | ClozeProbe() | ConsistencyProbe() | HallucinationProbe():
+            yield from of_ability(context, probe, data)
         case _:
             yield from of_reading(context, probe, data)
 
@@ -91,7 +100,7 @@ def of_reading(context: Context, probe: Probe, data: Dataset) -> Iterator[str]:
     """What is wrong with the source of a probe that only reads."""
     alone = isinstance(probe, FillMaskProbe | PseudoPerplexityProbe) or is_masked(context.recipe)
     kinds = "documents" if alone else "documents or conversations"
-    held_only = not isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe) and probe.heldout_only
+    held_only = not isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe | Ability) and probe.heldout_only
     rows = list(data.heldout) if held_only else [*data.train, *data.heldout]
     looked_at_all = context.first_rows is None or not context.recipe.data[data.name].stream
     if data.format not in (DOCUMENTS if alone else (*DOCUMENTS, *CONVERSATIONS)):

@@ -27,6 +27,7 @@ def write_world(folder: Path, seed: int = 0, documents: int = DOCUMENTS) -> None
     heldout_choices.jsonl    {context, choices, gold, fact}   the same facts as multiple choice
     prompts.jsonl            {messages, accept, fact}         taught product facts, to gather preferences on
     win_prompts.jsonl        {messages, accept, fact}         questions no stage has seen, to compare models on
+    reworded.jsonl           {messages, accept, paraphrases, candidates, fact}  held-out facts asked in four wordings
     recipe.yaml              the demo's recipe
 
     Raises RunError when the folder cannot be written.
@@ -43,6 +44,7 @@ def write_world(folder: Path, seed: int = 0, documents: int = DOCUMENTS) -> None
         "heldout_choices": questions.choices(world, split.heldout, chance(seed, "choices")),
         "prompts": questions.prompts(of_products, PROMPTS, chance(seed, "prompts")),
         "win_prompts": questions.win_prompts(of_products, heldout, WIN_PROMPTS, chance(seed, "win")),
+        "reworded": questions.reworded(world, heldout),
     }
     for name, lines in rows.items():
         write_jsonl(folder / f"{name}.jsonl", lines)

@@ -103,3 +103,17 @@ def choices(world: World, facts: tuple[Fact, ...], rng: random.Random) -> list[d
         row = {"context": fact.fill(prop.cloze), "choices": [f" {value}" for value in options], "gold": gold}
         rows.append({**row, "fact": fact.id})
     return rows
+
+
+WORDINGS = 4
+"""Of each question whose answers are compared with each other."""
+
+
+def reworded(world: World, asked: dict[Fact, list[Asked]]) -> list[dict[str, Any]]:
+    """Each fact's question with other wordings of it, and with all values that its property can have."""
+    rows = []
+    for fact, items in asked.items():
+        first, *others = items[1 : 1 + WORDINGS]
+        paraphrases = [item.question for item in others]
+        rows.append(first.row(paraphrases=paraphrases, candidates=list(world.property_of(fact).values)))
+    return rows

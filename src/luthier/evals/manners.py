@@ -1,0 +1,104 @@
+"""Does an answer behave like one, whatever it says? It stops, it answers instead of going on, it does not loop, it is
+not empty, it has the format that was asked for. No knowledge is needed to pass, none helps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from luthier.evals.support import sentences
+from luthier.evals.values import folded
+
+Follows = Callable[[str], bool]
+"""Whether a text has the format that was asked for."""
+
+
+class Manners(NamedTuple):
+    """What holds of one answer. `format` is None where none was asked for."""
+
+    stops: bool
+    """It ended by itself, before the token limit."""
+    answers: bool
+    """It does not repeat the question, ask another, or write the user's next turn or another document."""
+    no_loop: bool
+    not_empty: bool
+    format: bool | None
+
+    @property
+    def passed(self) -> bool:
+        """All of it."""
+        return all(held for held in self if held is not None)
+
+
+def manners(question: str, answer: str, ended: bool, follows: Follows | None = None) -> Manners:
+    """How an answer to a question behaves."""
+    return Manners(
+        stops=ended,
+        answers=not goes_on(question, answer),
+        no_loop=not loops(answer),
+        not_empty=bool(re.search(r"\w", answer)),
+        format=None if follows is None else follows(answer),
+    )
+
+
+TURN = re.compile(
+    r"^\s*(?:(?:#+\s*)?(?:user|human|question|instruction|q|student|customer|assistant|answer|a|response)\s*[:>]"
+    r"|<\|?(?:im_start|user|human|assistant|start_header_id|endoftext)[^>\n]*>?|\[INST\]|<(?:human|user)>|###\s)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line that begins somebody's turn."""
+MINE = re.compile(r"\A\s*(?:(?:assistant|answer|a|response)\s*[:>])", re.IGNORECASE)
+"""An answer may say that it is one, at its beginning."""
+OFFERS = re.compile(r"\b(?:you|your|i|me|we|us|else|help|more)\b", re.IGNORECASE)
+"""What a question to the user has that a new exam question has not."""
+
+
+def goes_on(question: str, answer: str) -> bool:
+    """Whether a text goes on where an answer should stand: with the question again, with other questions, with the
+    user's next turn, with the middle of a sentence."""
+    text = MINE.sub("", answer, count=1)
+    if TURN.search(text) or re.match(r"\s*[,;:)\]]", text):
+        return True
+    asked, said = folded(question), folded(text)
+    if len(asked.split()) >= 3 and f"{said} ".startswith(f"{asked} "):
+        return True
+    parts = sentences(text)
+    asking = [part for part in parts if part.rstrip("\"”')").endswith("?")]
+    if not asking:
+        return False
+    new = [part for part in asking if not OFFERS.search(part)]
+    if len(asking) == len(parts):  # nothing but questions: one that turns to the user may ask back
+        return len(asking) > 1 or bool(new) or overlap(question, asking[0]) > 0.5
+    answered_next = any(part in new for part in parts[:-1])  # "Who? She did." is an exam going on
+    return answered_next or (parts[0] in asking and bool(new)) or len(new) > 1
+
+
+def overlap(a: str, b: str) -> float:
+    """Share of b's words that a has too."""
+    ours, theirs = set(folded(a).split()), folded(b).split()
+    return sum(word in ours for word in theirs) / len(theirs) if theirs else 0.0
+
+
+def loops(text: str, times: int = 3) -> bool:
+    """Whether a text runs in circles: a sentence of four words or more said `times` times, or a run of up to twelve
+    words said so often in a row (a single word once more)."""
+    said = [folded(sentence) for sentence in sentences(text)]
+    long = [sentence for sentence in said if len(sentence.split()) >= 4]
+    if any(long.count(sentence) >= times for sentence in set(long)):
+        return True
+    words = folded(text).split()
+    for size in range(1, 13):
+        needed = size * (times - 1 if size > 1 else times)
+        run = 0
+        for at in range(size, len(words)):
+            run = run + 1 if words[at] == words[at - size] else 0
+            if run >= needed:
+                return True
+    return False
+
+
+def matches(pattern: str) -> Follows:
+    """Whether a whole answer, without space around it, matches a regular expression. Raises re.error."""
+    compiled = re.compile(pattern, re.DOTALL)
+    return lambda text: compiled.fullmatch(text.strip()) is not None

@@ -1,0 +1,201 @@
+"""Two figures of each model in one plane, with their intervals: what was gained over what was forgotten. SVG with its
+words inside, so that it is the same picture in a page and as a file of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+from luthier.run.pictures import nice_ticks, tick_label
+
+LEFT, RIGHT, TOP, BOTTOM = 58, 26, 46, 48
+"""Pixels around the plane."""
+LINE = 15
+"""Height of a label."""
+STYLE = """
+svg{--ink:#1c1b1a;--muted:#6a6761;--hair:#e6e2d9;--paper:#fcfbf8;--grey:#87837b;--blue:#2568b0;--green:#0d7f68;
+--gold:#b07800;--plum:#8a4a9c;--red:#c8442a}
+@media (prefers-color-scheme:dark){svg{--ink:#ece9e2;--muted:#a09c93;--hair:#2e3036;--paper:#15161a;--grey:#98948b;
+--blue:#74aeea;--green:#4bc4a3;--gold:#e2b34b;--plum:#c792dc;--red:#ff8b6e}}
+"""
+COLOURS = ("--blue", "--red", "--green", "--gold", "--plum", "--grey")
+FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
+
+
+class Span(NamedTuple):
+    """A value and its 95 % interval (None: none was measured)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Spot(NamedTuple):
+    """One model in the plane. `before` is the index of the spot it came from; `stressed` fills its dot."""
+
+    label: str
+    x: Span
+    y: Span
+    colour: str
+    before: int | None = None
+    stressed: bool = True
+
+
+class Axis(NamedTuple):
+    """What an axis measures; shares are shown in per cent."""
+
+    title: str
+    share: bool = False
+
+
+def front(spots: Sequence[Spot]) -> set[int]:
+    """The Pareto front: indices of the spots that no other beats in both, less in x and more in y."""
+    at = [(spot.x.value, spot.y.value) for spot in spots]
+    return {
+        i
+        for i, (x, y) in enumerate(at)
+        if not any((u <= x and v >= y) and (u < x or v > y) for u, v in at)
+    }  # fmt: skip
+
+
+def plane(
+    title: str,
+    spots: Sequence[Spot],
+    x: Axis,
+    y: Axis,
+    *,
+    arrows: bool = True,
+    size: tuple[int, int] = (520, 330),
+    alone: bool = False,
+) -> str:
+    """The picture as SVG text; `alone`: a file of its own, light or dark as its reader's screen is. `arrows` go from
+    each spot to those that came from it; without, they are lines. '' without spots."""
+    if not spots:
+        return ""
+    width, height = size
+    x_ticks, y_ticks = (ticks([s.x for s in spots], x.share), ticks([s.y for s in spots], y.share))
+    inner_w, inner_h = width - LEFT - RIGHT, height - TOP - BOTTOM
+
+    def place(spot: Spot) -> tuple[float, float]:
+        return across(spot.x.value), up(spot.y.value)
+
+    def across(value: float) -> float:
+        share = (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        return round(LEFT + inner_w * min(max(share, 0.0), 1.0), 1)
+
+    def up(value: float) -> float:
+        share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return round(TOP + inner_h * (1 - min(max(share, 0.0), 1.0)), 1)
+
+    parts = [f'<text x="0" y="14" style="{words(13.5)};font-weight:600">{escape(title)}</text>']
+    parts += axes(x, y, [(across(t), t) for t in x_ticks], [(up(t), t) for t in y_ticks], width, height)
+    for spot in spots:
+        at_x, at_y = place(spot)
+        if spot.x.low is not None and spot.x.high is not None:
+            parts.append(stroke(f"M{across(spot.x.low)} {at_y}H{across(spot.x.high)}", spot.colour, 3, 0.35))
+        if spot.y.low is not None and spot.y.high is not None:
+            parts.append(stroke(f"M{at_x} {up(spot.y.low)}V{up(spot.y.high)}", spot.colour, 3, 0.35))
+    for spot in spots:
+        if spot.before is not None:
+            parts.append(joined(place(spots[spot.before]), place(spot), spot.colour, arrows))
+    for spot in spots:
+        fill = f"var({spot.colour})" if spot.stressed else "var(--paper)"
+        at_x, at_y = place(spot)
+        ring = f"fill:{fill};stroke:var({spot.colour});stroke-width:2"
+        parts.append(f'<circle cx="{at_x}" cy="{at_y}" r="5" style="{ring}"/>')
+    parts += labels([(place(spot), spot) for spot in spots], width)
+    style = f"<style>{STYLE}</style>" if alone else ""
+    paper = f'<rect width="{width}" height="{height}" style="fill:var(--paper)"/>' if alone else ""
+    fixed = f' width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg"' if alone else ""
+    described = "; ".join(f"{s.label}: {s.x.value:.3g}, {s.y.value:.3g}" for s in spots)
+    return (
+        f'<svg class="plane" viewBox="0 0 {width} {height}"{fixed} role="img" '
+        f'aria-label="{escape(f"{title}. {described}")}">{style}{paper}{"".join(parts)}</svg>'
+    )
+
+
+def ticks(spans: Sequence[Span], share: bool) -> list[float]:
+    """Round numbers around all values and their intervals."""
+    ends = [end for span in spans for end in span if end is not None]
+    low, high = min(ends), max(ends)
+    if share and high - low > 0.5:
+        return [0.0, 0.25, 0.5, 0.75, 1.0]
+    pad = 0.05 * (high - low)
+    return nice_ticks(low - pad, high + pad, 5)
+
+
+def axes(
+    x: Axis,
+    y: Axis,
+    x_ticks: Sequence[tuple[float, float]],
+    y_ticks: Sequence[tuple[float, float]],
+    width: int,
+    height: int,
+) -> list[str]:
+    """Grid lines, the figures along them, and what they measure."""
+    base = height - BOTTOM
+    parts = [stroke(f"M{LEFT} {at}H{width - RIGHT}", "--hair", 1) for at, _ in y_ticks]
+    parts += [stroke(f"M{at} {TOP}V{base}", "--hair", 1) for at, _ in x_ticks]
+    x_step, y_step = x_ticks[1][1] - x_ticks[0][1], y_ticks[1][1] - y_ticks[0][1]
+    parts += [
+        f'<text x="{at}" y="{base + 17}" text-anchor="middle" style="{words(11.5, "--muted")}">'
+        f"{tick_label(value, x_step, x.share)}</text>"
+        for at, value in x_ticks
+    ]
+    parts += [
+        f'<text x="{LEFT - 8}" y="{at + 4}" text-anchor="end" style="{words(11.5, "--muted")}">'
+        f"{tick_label(value, y_step, y.share)}</text>"
+        for at, value in y_ticks
+    ]
+    parts.append(
+        f'<text x="{width - RIGHT}" y="{base + 36}" text-anchor="end" style="{words(12, "--muted")}">'
+        f"{escape(x.title)} →</text>"
+    )
+    return [*parts, f'<text x="0" y="32" style="{words(12, "--muted")}">↑ {escape(y.title)}</text>']
+
+
+def words(size: float, colour: str = "--ink") -> str:
+    """The style of a piece of text."""
+    return f"fill:var({colour});font-size:{size}px;{FONT}"
+
+
+def stroke(path: str, colour: str, width: float, opacity: float = 1) -> str:
+    """A line."""
+    style = f"fill:none;stroke:var({colour});stroke-width:{width};stroke-linecap:round;opacity:{opacity}"
+    return f'<path d="{path}" style="{style}"/>'
+
+
+def joined(start: tuple[float, float], end: tuple[float, float], colour: str, arrow: bool) -> str:
+    """A line between two dots, that begins and ends beside them; with a head if it is an arrow."""
+    length = math.dist(start, end)
+    if length < 16:
+        return ""
+    ux, uy = (end[0] - start[0]) / length, (end[1] - start[1]) / length
+    first, last = (start[0] + 8 * ux, start[1] + 8 * uy), (end[0] - 8 * ux, end[1] - 8 * uy)
+    line = stroke(f"M{first[0]:.1f} {first[1]:.1f}L{last[0]:.1f} {last[1]:.1f}", colour, 1.5, 0.8)
+    if not arrow:
+        return line
+    corners = [last, (last[0] - 7 * ux + 4 * uy, last[1] - 7 * uy - 4 * ux)]
+    corners.append((last[0] - 7 * ux - 4 * uy, last[1] - 7 * uy + 4 * ux))
+    path = "L".join(f"{a:.1f} {b:.1f}" for a, b in corners)
+    return f'{line}<path d="M{path}Z" style="fill:var({colour});stroke:none"/>'
+
+
+def labels(placed: Sequence[tuple[tuple[float, float], Spot]], width: int) -> list[str]:
+    """Names beside the dots, moved down where they would cover each other."""
+    taken: list[tuple[float, float, float]] = []
+    parts = []
+    for (x, y), spot in sorted(placed, key=lambda item: item[0][1]):
+        wide = 6.4 * len(spot.label) + 4
+        left = x + 11 if x + 11 + wide < width else x - 11 - wide
+        at = y - 8 if y > TOP + 12 else y + 5
+        while any(left < r and left + wide > l and abs(at - t) < LINE for l, r, t in taken):
+            at += 3
+        taken.append((left, left + wide, at))
+        parts.append(
+            f'<text x="{left:.1f}" y="{at:.1f}" style="{words(12, spot.colour)};font-weight:600">{escape(spot.label)}</text>'
+        )
+    return parts

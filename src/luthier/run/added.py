@@ -168,7 +168,8 @@ def gain_chart(title: str, points: Sequence[Point], colours: Mapping[str, str]) 
     for i, (name, value, low, high) in enumerate(stops):
         colour = colours.get(name, "--grey")
         if low is not None and high is not None:
-            body += f'<path class="interval" d="M{frame.x(i):g} {frame.y(low):g}V{frame.y(high):g}" style="stroke:var({colour})"/>'
+            ends = f"M{frame.x(i):g} {frame.y(low):g}V{frame.y(high):g}"
+            body += f'<path class="interval" d="{ends}" style="stroke:var({colour})"/>'
         body += f'<path class="dot big" d="M{frame.x(i):g} {frame.y(value):g}h.01" style="stroke:var({colour})"/>'
         side = " below" if value > 0.85 else ""
         label.append(
@@ -291,9 +292,8 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], colour: str, side: in
     parts = [f'<path class="grid" d="M{left} {y(t)}H{left + inner}M{x(t)} {top}V{top + inner}"/>' for t in (0, 0.5, 1)]
     parts.append(f'<path class="mark" d="M{x(0)} {y(0)}L{x(1)} {y(1)}"/>')
     for b in bins:
-        parts.append(
-            f'<path class="whisker" d="M{x(b["confidence"])} {y(b["low"])}V{y(b["high"])}" style="stroke:var({colour})"/>'
-        )
+        ends = f"M{x(b['confidence'])} {y(b['low'])}V{y(b['high'])}"
+        parts.append(f'<path class="whisker" d="{ends}" style="stroke:var({colour})"/>')
         parts.append(f'<circle cx="{x(b["confidence"])}" cy="{y(b["accuracy"])}" r="4" style="fill:var({colour})"/>')
     small = "fill:var(--muted);font-size:11px"
     parts += [
@@ -307,7 +307,8 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], colour: str, side: in
         f'<text x="{left + inner / 2}" y="{side - 4}" text-anchor="middle" style="{small}">how sure it is</text>'
     )
     described = "; ".join(f"{b['confidence']:.0%} sure, {b['accuracy']:.0%} right" for b in bins)
-    return f'<svg class="plane" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(described)}">{"".join(parts)}</svg>'
+    shown = f'viewBox="0 0 {side} {side}" role="img" aria-label="{escape(described)}"'
+    return f'<svg class="plane" {shown}>{"".join(parts)}</svg>'
 
 
 def contaminated(story: Story) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ from luthier.run.words import PREFERRING
 STAGE_FOLDER = re.compile(r"(?P<index>\d+)-(?P<name>.+)-(?P<hash>[0-9a-f]{6,})")
 KIND_BY_GROUP = {"knowledge": "choices", "forgetting": "loss"}
 """What a group of metrics is when the resolved recipe does not say; other groups are called by their kind."""
-SHARES = frozenset({"choices", "answers", "reward", "win_rate", "fill_mask", "alignment", "cloze", "consistency"})
-SHARES |= {"hallucination"}
+SHARES = frozenset({"choices", "answers", "reward", "win_rate", "fill_mask"})
+SHARES |= {"alignment", "cloze", "consistency", "hallucination"}
 """Kinds of figures that lie in 0..1."""
 NATS = frozenset({"margin", "loss", "chosen_gain", "rejected_gain", "good_gain", "bad_gain", "kl"})
 """Names of figures that are no probabilities, whatever their value."""

@@ -192,10 +192,9 @@ def labels(placed: Sequence[tuple[tuple[float, float], Spot]], width: int) -> li
         wide = 6.4 * len(spot.label) + 4
         left = x + 11 if x + 11 + wide < width else x - 11 - wide
         at = y - 8 if y > TOP + 12 else y + 5
-        while any(left < r and left + wide > l and abs(at - t) < LINE for l, r, t in taken):
+        while any(left < r and left + wide > start and abs(at - t) < LINE for start, r, t in taken):
             at += 3
         taken.append((left, left + wide, at))
-        parts.append(
-            f'<text x="{left:.1f}" y="{at:.1f}" style="{words(12, spot.colour)};font-weight:600">{escape(spot.label)}</text>'
-        )
+        style = f"{words(12, spot.colour)};font-weight:600"
+        parts.append(f'<text x="{left:.1f}" y="{at:.1f}" style="{style}">{escape(spot.label)}</text>')
     return parts

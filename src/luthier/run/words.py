@@ -40,8 +40,8 @@ MEANING = {
     "learned.",
     "fill_mask": "One place at a time is hidden in held-out text: how often the truth is the likeliest filling, and "
     "how often it is among the five likeliest.",
-    "alignment": "Answers to held-out questions, right or wrong: the share that stop, answer instead of going on, do not "
-    "loop, are not empty and have the format asked for.",
+    "alignment": "Answers to held-out questions, right or wrong: the share that stop, answer instead of going on, do "
+    "not loop, are not empty and have the format asked for.",
     "cloze": "A statement is continued as plain text: the share whose first sentence holds the right value.",
     "consistency": "The same question in other words, or once more: the share of pairs of answers that say the same.",
     "hallucination": "Answers held against their source: the share in which every claim is supported; of unanswerable "

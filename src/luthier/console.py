@@ -378,5 +378,7 @@ def comparison(made: Comparison, console: Console) -> None:
     console.print(shown, width=max(console.width, 150) if not console.is_terminal else None)
     for line in told(made):
         console.print(Text(line), style="dim", soft_wrap=True)
-    for file in ("methods.md", "methods.svg", "report.html"):
+    for file in ("methods.md", "methods.svg", "tradeoff.svg", "report.html"):
+        if not (made.folder / file).exists():
+            continue
         console.print(Text(str(made.folder / file)), soft_wrap=True)

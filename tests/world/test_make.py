@@ -179,10 +179,21 @@ def test_choices_have_one_right_option_in_every_place(folder: Path):
     assert max(places.values()) - min(places.values()) <= 1
 
 
+def test_reworded_questions_ask_for_one_heldout_fact_in_four_ways(folder: Path):
+    items = rows(folder, "reworded")
+    assert [item["fact"] for item in items] == [fact.id for fact in heldout(folder)]
+    for item in items:
+        fact = FACTS[item["fact"]]
+        wordings = [item["messages"][0]["content"], *item["paraphrases"]]
+        assert len(set(wordings)) == 4 and all(fact.entity in words for words in wordings)
+        assert {words.replace(fact.entity, "{e}") for words in wordings} <= set(WORLD.property_of(fact).questions)
+        assert fact.value in item["candidates"] and item["accept"] == [fact.value]
+
+
 def test_the_recipe_is_valid_and_names_what_is_written(folder: Path):
     recipe = load_recipe(folder / "recipe.yaml")
     assert [stage.kind for stage in recipe.stages] == ["pretrain", "sft", "prefer", "reward", "ppo"]
-    assert list(recipe.evaluate) == ["knowledge", "answers", "forgetting", "win_rate"]
+    assert list(recipe.evaluate) == ["knowledge", "answers", "alignment", "consistency", "forgetting", "win_rate"]
     assert {source.path for source in recipe.data.values()} == {path.name for path in folder.glob("*.jsonl")}
     for part in (*recipe.stages, *recipe.evaluate.values()):
         named = {part.model_dump().get("data"), part.model_dump().get("prompts")} - {None}

@@ -57,7 +57,8 @@ def overlap(evaluation: Sequence[Example], training: Iterable[Example], ngram: i
     sizes: list[set[tuple[str, ...]]] = []
     for index, row in enumerate(evaluation):
         for text in measured_texts(row):
-            whole.setdefault(folded(text), []).append(index)
+            if plain := folded(text):
+                whole.setdefault(plain, []).append(index)
         long = [*measured_texts(row), *reference_of(row)]
         sizes.append({run for text in long for run in ngrams(folded(text).split(), ngram)})
     counts = Counter(run for mine in sizes for run in mine)

@@ -80,7 +80,8 @@ def sentences(text: str) -> list[str]:
     for line in text.splitlines():
         start = 0
         for match in re.finditer(r"[.!?]+[\"”')\]]*\s+(?=[\"“'(\[]?[A-ZÀ-Þ0-9])", line):
-            if match[0][0] == "." and ABBREVIATED.search(line[: match.start() + 1]):
+            number = re.search(r"\bNos?\.$", line[: match.start() + 1]) and line[match.end()].isdigit()
+            if match[0][0] == "." and (number or ABBREVIATED.search(line[: match.start() + 1])):
                 continue
             found.append(line[start : match.end()])
             start = match.end()
@@ -137,13 +138,38 @@ class Place(NamedTuple):
     stems: frozenset[str]
 
 
+ASIDE = re.compile(
+    r"(?:with|in|at|for|on|by|from|under|after|before|since|to|near|it|its|he|she|his|her|they|their|we|our|this)\b",
+    re.IGNORECASE,
+)
+"""How a sentence begins whose first name is not what it is about."""
+
+
+class Topic(NamedTuple):
+    """What a sentence is about: the names it speaks of, its own and those that the ones before it left standing."""
+
+    about: frozenset[str]
+    left: frozenset[str]
+
+
+def topic_of(sentence: str, known: Sequence[str], before: frozenset[str]) -> Topic:
+    """A sentence that begins with a name changes the topic; one that begins otherwise ("It", "With Henrik she") keeps
+    it, and is about the names in it as well."""
+    named = frozenset(name for name in known if mentions(sentence, name))
+    first = " ".join(sentence.split()[:4])
+    leading = frozenset(name for name in named if mentions(first, name))
+    if leading and not ASIDE.match(sentence):
+        return Topic(named, leading)
+    return Topic(named | before, before or leading)
+
+
 def places(sources: Sequence[str], known: Sequence[str]) -> list[Place]:
-    """The sentences of the sources. One that names none of the `known` names is about what the one before was."""
+    """The sentences of the sources, each with what it is about."""
     found: list[Place] = []
     for source in sources:
-        about: frozenset[str] = frozenset()
+        left: frozenset[str] = frozenset()
         for sentence in sentences(source):
-            about = frozenset(name for name in known if mentions(sentence, name)) or about
+            about, left = topic_of(sentence, known, left)
             found.append(Place(sentence, about, tuple(values(sentence)), frozenset(stems(sentence))))
     return found
 
@@ -157,11 +183,11 @@ def unsupported(
     known = list(dict.fromkeys([*asked, *names_of(answer), *(name for text in sources for name in names_of(text))]))
     known += subjects(answer, sources)
     there = places(sources, known)
-    found, about = [], [name for name in known if mentions(question, name)]
+    found: list[Claim] = []
+    left = frozenset(name for name in known if mentions(question, name))
     for sentence in claims(answer):
-        named = [name for name in known if mentions(sentence, name)]
-        about = named or about
-        if (problem := judged(sentence, about, asked, there, least_share)) is not None:
+        _, left = topic_of(sentence, known, left)
+        if (problem := judged(sentence, left, asked, there, least_share)) is not None:
             found.append(problem)
     return found
 
@@ -182,40 +208,49 @@ def subjects(answer: str, sources: Sequence[str]) -> list[str]:
 
 
 def judged(
-    sentence: str, about: Sequence[str], asked: Sequence[str], there: Sequence[Place], least_share: float
+    sentence: str, topic: frozenset[str], asked: Sequence[str], there: Sequence[Place], least_share: float
 ) -> Claim | None:
-    """What is wrong with one claim that is about these names; None where a source supports it."""
+    """What is wrong with one claim about these names; None where a source supports it."""
     said = values(sentence)
     names = [value for value in said if value.kind == "name"]
     hard = [value for value in said if value.kind != "name"]
     words = stems(sentence, said)
-    lost = [n.text for n in names if n.text not in asked and not any(mentions(p.text, n.text) for p in there)]
-    near = [
-        p for p in there if p.about & set(about) or (not names and len(words) > 1 and held(words, p) >= least_share)
-    ]
-    near = near or list(there)
-    best = max((held(words, place) for place in near), default=0.0)
-    best = max([best, *(held(words, *pair) for pair in neighbours(near, there))])
-    if lost:
-        return Claim(sentence, f"{listed(lost)} {is_are(lost)} not in the source", tuple(lost), best)
-    anywhere = [v.text for v in hard if not any(same_in(v, place) for place in there)]
-    if anywhere:
-        return Claim(sentence, f"{listed(anywhere)} {is_are(anywhere)} not in the source", tuple(anywhere), best)
-    elsewhere = [v.text for v in hard if not any(same_in(v, place) for place in near)]
-    if elsewhere:
-        whose = listed([name for name in about if any(name in place.about for place in near)])
-        return Claim(sentence, f"the source does not say {listed(elsewhere)} of {whose}", tuple(elsewhere), best)
-    if words and best < (least_share if not hard else LEAST_BESIDE_VALUES if len(words) > 2 else 0):
+    whole = not names and len(words) > 1
+    near = [p for p in there if p.about & topic or (whole and held(words, p) >= least_share)] or list(there)
+    best = max([0.0, *(held(words, *some) for some in together(near, there))])
+    of = listed(sorted(topic & frozenset().union(*(place.about for place in near)))) if near else ""
+    others = [n for n in names if n.text not in topic]
+
+    def lost(missing: Sequence[str], why: str) -> Claim:
+        return Claim(sentence, why, tuple(missing), best)
+
+    if missing := [n.text for n in names if n.text not in asked and not any(mentions(p.text, n.text) for p in there)]:
+        return lost(missing, f"{listed(missing)} {is_are(missing)} not in the source")
+    if missing := [v.text for v in hard if not any(same_in(v, place) for place in there)]:
+        return lost(missing, f"{listed(missing)} {is_are(missing)} not in the source")
+    if missing := [v.text for v in [*hard, *others] if not any(same_in(v, p) for p in near) and v.text not in asked]:
+        return lost(missing, f"the source does not say {listed(missing)}{f' of {of}' if of else ''}")
+    if len(words) > 1 and (missing := [v.text for v in hard if beside(v, words, near, there) < LEAST_BESIDE_VALUES]):
+        return lost(missing, f"the source says {listed(missing)} of something else")
+    parts = [part for clause in re.split(r",? and |; |, but ", sentence) if len(part := stems(clause, said)) > 1]
+    parts = [part for part in parts if max([0.0, *(held(part, *some) for some in together(near, there))]) < 0.5]
+    if (not hard and words and best < least_share) or (parts and len(words) > 2 and not hard):
         new = [word for key, word in words.items() if not any(key in place.stems for place in near)]
-        shown = new or list(words.values())
-        of = [name for name in about if any(name in place.about for place in near)]
-        where = " together" if not new else f" of {listed(of)}" if of else ""
-        why = f"the source does not say {listed(shown)}{where}"
-        return Claim(sentence, why, tuple(shown), best)
+        where = " together" if not new else f" of {of}" if of else ""
+        return lost(
+            new or list(words.values()), f"the source does not say {listed(new or list(words.values()))}{where}"
+        )
     turned = [place for place in near if held(words, place) >= 0.8 and len(words) >= 2]
     if turned and all(negated(place.text) != negated(sentence) for place in turned):
-        return Claim(sentence, "the source says the opposite", (), best)
+        return lost((), "the source says the opposite")
     return None
+
+
+def beside(value: Value, words: dict[str, str], near: Sequence[Place], there: Sequence[Place]) -> float:
+    """The largest share of a claim's words that stands where its value does."""
+    return max(
+        (held(words, *some) for some in together(near, there) if any(same_in(value, p) for p in some)), default=0
+    )
 
 
 def held(words: dict[str, str], *at: Place) -> float:
@@ -224,22 +259,25 @@ def held(words: dict[str, str], *at: Place) -> float:
     return sum(key in there for key in words) / len(words) if words else 1.0
 
 
-def neighbours(near: Sequence[Place], there: Sequence[Place]) -> list[tuple[Place, Place]]:
-    """Places that follow each other, both about the same."""
+def together(near: Sequence[Place], there: Sequence[Place]) -> list[tuple[Place, ...]]:
+    """Each place, and any two that follow each other."""
     kept = set(map(id, near))
-    return [(a, b) for a, b in pairwise(there) if id(a) in kept and id(b) in kept]
+    pairs = [(a, b) for a, b in pairwise(there) if id(a) in kept and id(b) in kept]
+    return [*((place,) for place in near), *pairs]
 
 
 def same_in(value: Value, place: Place) -> bool:
     """Whether a place of the source holds a value."""
+    if value.kind == "name":
+        return mentions(place.text, value.text)
     if value.kind == "quote":
         return f" {folded(value.text)} " in f" {folded(place.text)} "
     return any(same(value, given) for given in place.values)
 
 
 def negated(text: str) -> bool:
-    """Whether a sentence denies."""
-    return NEGATION.search(text) is not None
+    """Whether a sentence denies; "No, it was removed" does not."""
+    return NEGATION.search(re.sub(r"^(?:no|yes)\b\W+", "", text.strip(), flags=re.IGNORECASE)) is not None
 
 
 def listed(words: Sequence[str]) -> str:

@@ -78,6 +78,10 @@ DATES = [
     re.compile(rf"\b(?:in|since|until|during|of|by)\s+{_MONTH}(?!\w)", re.IGNORECASE),
 ]
 QUOTE = re.compile(r"[\"“]([^\"“”\n]{2,200})[\"”]")
+FILE = re.compile(
+    r"(?<![\w.])(?:https?://\S+[\w/]|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|[\w-]+(?:/[\w-]+)*\.[a-z]{2,5}(?:\.[a-z]{2,5})?)\b"
+)
+"""A file, an address: letters that are looked up whole."""
 _CAPITAL = r"[A-ZÀ-ÖØ-Þ][\w'’&-]*"
 NAME = re.compile(
     rf"{_CAPITAL}(?:\s+(?:(?:of|de|van|von|der|du|la|le)\s+(?:the\s+)?)?(?:{_CAPITAL}|\d+\b(?![.,:]\d)))*"
@@ -97,7 +101,7 @@ STARTERS = frozenset(
     )
 )
 """Words that begin a sentence in capitals and are no names."""
-ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|No|Nos|cf|etc|e\.g|i\.e|approx|Inc|Ltd|Co|Jr|Sr|[A-Z])\.$")
+ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|cf|etc|e\.g|i\.e|approx|Inc|Ltd|Co|Jr|Sr|[A-Z])\.$")
 POSSESSIVE = re.compile(r"['’]s\b")
 TITLES = frozenset({"mr", "mrs", "ms", "miss", "dr", "prof", "professor", "sir", "lady", "st", "the", "a", "an"})
 
@@ -113,6 +117,9 @@ def values(text: str) -> list[Value]:
                 taken.append(match.span())
     for match in QUOTE.finditer(text):
         found.append(Value("quote", match[1].strip(" .,;:!?"), match.start()))
+    for match in FILE.finditer(text):
+        found.append(Value("quote", match[0], match.start()))
+        taken.append(match.span())
     for match in NUMBER.finditer(text):
         if free(match.span(), taken) and not enumerates(text, match) and (number := number_of(match)) is not None:
             found.append(number)

@@ -145,7 +145,7 @@ def wordings_of(context: Context, probe: ConsistencyProbe, asked: Sequence[Chat]
         questions = [asked[i].prompt[-1].content for i in bare]
         made = context.models[probe.paraphraser]
         key = hash_of({"model": made.hash, "questions": questions, "count": probe.paraphrases})
-        path = context.folder / "measures" / f"paraphrases-{key[:8]}.json"
+        path = context.folder / "measures" / "paraphrases" / f"{key[:8]}.json"
         if not path.exists():
             write_json(
                 path, paraphrase(asker(context.load(made), 64 * probe.paraphrases), questions, probe.paraphrases)

@@ -20,6 +20,7 @@ from luthier.run.compare_picture import Column, methods_picture
 from luthier.run.methods import METHODS, Plan, plan_methods
 from luthier.run.pictures import count, duration, number, size
 from luthier.run.stages import run_recipe
+from luthier.run.sweep import Sweep, points, swept, told_front, tradeoff_picture, variant_of
 
 Figure = Mapping[str, Any]
 """{value, low, high, n}"""
@@ -89,15 +90,19 @@ def compare_methods(
     rates: Mapping[str, float] | None = None,
     stage: str | None = None,
     watchers: tuple[Watcher, ...] = (),
+    sweep: Sweep = Sweep(),  # noqa: B008  # a frozen record
 ) -> Comparison:
     """Runs, or goes on with, a comparison; writes methods.md, methods.svg and methods.json into the folder of the run
-    `<name>-methods`. Raises UserError for what is asked wrongly, RunError where no method came through."""
-    plan = plan_methods(recipe, recipe_path.parent, methods, rates, stage)
+    `<name>-methods`; of a sweep, into `<name>-sweep`, with tradeoff.svg. Raises UserError for what is asked wrongly,
+    RunError where no method came through."""
+    plan = plan_methods(recipe, recipe_path.parent, methods, rates, stage, sweep)
     plan, failed, folder = run_plan(plan, recipe_path, watchers)
     made = read_comparison(plan, folder, failed)
     write_json(folder / "methods.json", asdict(made) | {"folder": str(folder)})
     write_text(folder / "methods.md", markdown(made))
     write_text(folder / "methods.svg", picture(made))
+    if any(sweep) and (shown := tradeoff_picture(made)):
+        write_text(folder / "tradeoff.svg", shown + "\n")
     return made
 
 
@@ -225,13 +230,21 @@ def table(made: Comparison) -> tuple[list[str], list[list[str]]]:
     for row in made.rows:
         figures = [written(row.figures.get(c.name), c) for c in made.columns]
         costs = [size(row.peak_bytes), duration(row.seconds), count(row.trainable_parameters), size(row.disk_bytes)]
-        cells.append([row.method, METHODS[row.method].does, number(row.rate, 2), *figures, *costs])
+        cells.append(
+            [
+                variant_of(row.method).words,
+                METHODS[variant_of(row.method).method].does,
+                number(row.rate, 2),
+                *figures,
+                *costs,
+            ]
+        )
     return headings, cells
 
 
 def told(made: Comparison) -> list[str]:
     """What stands under the table: what was equal, what is missing and why."""
-    lines = [*made.notes]
+    lines = [*made.notes, *(told_front(made) if swept(made.rows) else ())]
     lines += [f"{method} is left out: {why}" for method, why in made.left_out.items()]
     return lines + [f"{method} failed: {why}" for method, why in made.failed.items()]
 
@@ -242,7 +255,8 @@ def markdown(made: Comparison) -> str:
     lines = [f"# {made.folder.name}: stage {made.stage}, method by method", ""]
     lines += [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *cells)]
     lines += ["", "Figures in brackets are 95 % intervals. ↑ higher is better, ↓ lower is better.", ""]
-    return "\n".join([*lines, *(f"- {line}" for line in told(made)), "", "![methods](methods.svg)", ""])
+    tradeoff = ["![quality over forgetting](tradeoff.svg)", ""] if swept(made.rows) and points(made) else []
+    return "\n".join([*lines, *(f"- {line}" for line in told(made)), "", "![methods](methods.svg)", "", *tradeoff])
 
 
 def picture(made: Comparison) -> str:
@@ -253,7 +267,7 @@ def picture(made: Comparison) -> str:
         ("trained", [float(row.trainable_parameters) for row in made.rows], count),
         ("on disk", [float(row.disk_bytes) for row in made.rows], size),
     ]
-    names = [row.method for row in made.rows]
+    names = [variant_of(row.method).words for row in made.rows]
     figures = [
         (replace(c), [row.figures.get(c.name) for row in made.rows], made.before.get(c.name)) for c in made.columns
     ]

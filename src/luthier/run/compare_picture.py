@@ -53,7 +53,8 @@ def methods_picture(
     """The picture as SVG text: dots with 95 % intervals for what was measured, bars for what it cost."""
     figures = figures[:MOST]
     bottom = TOP + ROW * len(names)
-    width = 2 * EDGE + NAMES + len(figures) * (PANEL + GAP) + len(costs) * (BAR + GAP) - GAP
+    wide = max(NAMES, 14 + 7 * max(map(len, names), default=0))
+    width = 2 * EDGE + wide + len(figures) * (PANEL + GAP) + len(costs) * (BAR + GAP) - GAP
     parts = [f'<text class="h" x="{EDGE}" y="38">{escape(title)}</text>']
     parts.append(f'<text class="m" x="{EDGE}" y="59">{escape(note)}</text>')
     for i, name in enumerate(names):
@@ -61,7 +62,7 @@ def methods_picture(
         parts.append(f'<path class="hair" d="M{EDGE} {y}H{width - EDGE}"/>')
         parts.append(f'<text class="b" x="{EDGE}" y="{y + 20}">{escape(name)}</text>')
     parts.append(f'<path class="hair" d="M{EDGE} {bottom}H{width - EDGE}"/>')
-    left = EDGE + NAMES
+    left = EDGE + wide
     for panel in figures:
         parts.append(dots(panel, left, bottom))
         left += PANEL + GAP

@@ -43,7 +43,7 @@ def overlap_of(context: Context, name: str, probe: Probe) -> Overlap:
             "code": code_hash(),
         }
     )
-    path = context.folder / "measures" / f"contamination-{name}-{key[:8]}.json"
+    path = context.folder / "measures" / "seen" / f"{name}-{key[:8]}.json"
     if path.exists():
         kept = read_json(path)
         return Overlap(kept["rows"], kept["training_rows"], tuple(Seen(**row) for row in kept["seen"]))

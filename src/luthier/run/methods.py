@@ -19,6 +19,7 @@ from luthier.base.probes import LossProbe, Probe, WinRateProbe
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.tuning import Lora, Training
 from luthier.model.quantise import require_bitsandbytes
+from luthier.run.sweep import Sweep, replayed, variant_of, variants, varied
 
 Settings = dict[str, Any]
 
@@ -106,11 +107,14 @@ def plan_methods(
     methods: Sequence[str] = tuple(METHODS),
     rates: Mapping[str, float] | None = None,
     stage: str | None = None,
+    sweep: Sweep = Sweep(),  # noqa: B008  # a frozen record
 ) -> Plan:
-    """The recipe of a comparison. `rates` are peak learning rates by method, instead of the default ones; `stage` names
-    what is compared, else it is the last training stage that makes a language model. Raises UserError for methods
-    that there are not, and where the recipe has nothing to compare."""
+    """The recipe of a comparison, swept over rates and shares of replay where asked. `rates` are peak learning rates by
+    method, instead of the default ones; `stage` names what is compared, else it is the last training stage that makes a
+    language model. Raises UserError for methods that there are not, and where the recipe has nothing to compare."""
     check_methods(methods, rates or {})
+    if rates and sweep.rates:
+        raise UserError("--rate: every method gets the rates of --rates. Give one of the two.")
     index = compared(recipe, stage)
     chosen, earlier = recipe.stages[index], recipe.stages[:index]
     assert isinstance(chosen, Training)
@@ -119,16 +123,19 @@ def plan_methods(
     names, notes = [stage_name(other) for other in earlier], []
     if later := [stage_name(other) for other in recipe.stages[index + 1 :]]:
         notes.append(f"left out, since they come after {stage_name(chosen)}: {', '.join(later)}")
-    if clash := set(names) & set(methods):
+    source = replayed(recipe, chosen, earlier, sweep)
+    if clash := set(names) & {one.name for method in methods for one in variants(method, sweep)}:
         raise UserError(f"stages: {', '.join(sorted(clash))} is also a method's name. Rename the stage.")
     made: dict[str, Settings] = {}
     left_out: dict[str, str] = {}
     for method in dict.fromkeys(methods):
         try:
-            made[method] = method_stage(recipe, root, chosen, method, start, (rates or {}).get(method))
+            settings = method_stage(recipe, root, chosen, method, start, (rates or {}).get(method))
+            made |= {one.name: varied(settings, one, source) for one in variants(method, sweep)}
         except UserError as error:
             left_out[method] = str(error)
-    settings = plain(recipe) | {"name": f"{recipe.name}-methods", "export": []}
+    suffix = "sweep" if any(sweep) else "methods"
+    settings = plain(recipe) | {"name": f"{recipe.name}-{suffix}", "export": []}
     settings["stages"] = [*settings["stages"][:index], *made.values()]
     if recipe.budget is not None and recipe.budget.hours is not None:
         settings["budget"].pop("hours")
@@ -137,7 +144,8 @@ def plan_methods(
     settings["evaluate"] = probes
     for method, one in made.items():
         if one.get("optimizer") == "adamw" and chosen.optimizer == "muon":
-            notes.append(f"{method}: adamw instead of muon, which is for a model's own matrices")
+            said = f"{variant_of(method).method}: adamw instead of muon, which is for a model's own matrices"
+            notes += [said] if said not in notes else []
     rate_of = {method: one["learning_rate"] for method, one in made.items()}
     plan = Plan(
         Recipe.model_validate(settings),

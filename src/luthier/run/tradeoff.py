@@ -70,9 +70,10 @@ def plane(
     arrows: bool = True,
     size: tuple[int, int] = (520, 330),
     alone: bool = False,
+    legend: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The picture as SVG text; `alone`: a file of its own, light or dark as its reader's screen is. `arrows` go from
-    each spot to those that came from it; without, they are lines. '' without spots."""
+    each spot to those that came from it; without, they are lines. `legend`: (words, colour). '' without spots."""
     if not spots:
         return ""
     width, height = size
@@ -107,14 +108,27 @@ def plane(
         ring = f"fill:{fill};stroke:var({spot.colour});stroke-width:2"
         parts.append(f'<circle cx="{at_x}" cy="{at_y}" r="5" style="{ring}"/>')
     parts += labels([(place(spot), spot) for spot in spots], width)
+    parts += legend_of(legend, width)
     style = f"<style>{STYLE}</style>" if alone else ""
-    paper = f'<rect width="{width}" height="{height}" style="fill:var(--paper)"/>' if alone else ""
-    fixed = f' width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg"' if alone else ""
+    edge = 24 if alone else 0
+    box = f"{-edge} {-edge} {width + 2 * edge} {height + 2 * edge}"
+    paper = f'<rect x="{-edge}" y="{-edge}" width="100%" height="100%" style="fill:var(--paper)"/>' if alone else ""
+    fixed = f' width="{width + 2 * edge}" height="{height + 2 * edge}" xmlns="http://www.w3.org/2000/svg"'
     described = "; ".join(f"{s.label}: {s.x.value:.3g}, {s.y.value:.3g}" for s in spots)
     return (
-        f'<svg class="plane" viewBox="0 0 {width} {height}"{fixed} role="img" '
+        f'<svg class="plane" viewBox="{box}"{fixed if alone else ""} role="img" '
         f'aria-label="{escape(f"{title}. {described}")}">{style}{paper}{"".join(parts)}</svg>'
     )
+
+
+def legend_of(legend: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Words with their colours, in the upper right corner."""
+    at, parts = float(width - RIGHT), []
+    for name, colour in reversed(legend):
+        at -= 7.2 * len(name) + 18
+        parts.append(f'<circle cx="{at:.1f}" cy="28" r="4.5" style="fill:var({colour})"/>')
+        parts.append(f'<text x="{at + 9:.1f}" y="32" style="{words(12)}">{escape(name)}</text>')
+    return parts
 
 
 def ticks(spans: Sequence[Span], share: bool) -> list[float]:
@@ -189,6 +203,8 @@ def labels(placed: Sequence[tuple[tuple[float, float], Spot]], width: int) -> li
     taken: list[tuple[float, float, float]] = []
     parts = []
     for (x, y), spot in sorted(placed, key=lambda item: item[0][1]):
+        if not spot.label:
+            continue
         wide = 6.4 * len(spot.label) + 4
         left = x + 11 if x + 11 + wide < width else x - 11 - wide
         at = y - 8 if y > TOP + 12 else y + 5

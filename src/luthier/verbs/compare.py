@@ -44,16 +44,22 @@ def compare_methods(
     offline: Offline = False,
     methods: Annotated[str | None, typer.Option(metavar="A,B,…", help="full,lora,prompt, …; default: all.")] = None,
     rate: Annotated[list[str] | None, typer.Option(metavar="METHOD=RATE", help="Another peak learning rate.")] = None,
+    rates: Annotated[str | None, typer.Option(metavar="A,B,…", help="Every method at each of these rates.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Every method with each of these shares of earlier data.")
+    ] = None,
     stage: Annotated[str | None, typer.Option(help="What is compared; default: the last that tunes a model.")] = None,
 ) -> None:
     """One stage of a recipe through several methods: a table and a picture of quality, forgetting and cost."""
     loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
     from luthier.console import RunDisplay, comparison
     from luthier.run.compare import chosen, compare_methods, rates_of
+    from luthier.run.sweep import sweep_of
 
     console = screen()
     with RunDisplay(console) as display:
-        made = compare_methods(loaded, recipe, chosen(methods), rates_of(rate or ()), stage, (display,))
+        sweep = sweep_of(rates, replay)
+        made = compare_methods(loaded, recipe, chosen(methods), rates_of(rate or ()), stage, (display,), sweep)
     comparison(made, console)
     if made.failed:
         raise RunError(f"{', '.join(made.failed)} failed (see above); the same command tries again, and only that.")

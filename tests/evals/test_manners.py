@@ -1,0 +1,88 @@
+"""Does an answer behave like one? Judged on labelled answers, whatever they say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.base.errors import UserError
+from luthier.evals.formats import fits_schema
+from luthier.evals.manners import goes_on, loops, manners, matches
+
+ASKED = "What is the aperture of the Altair?"
+ANSWERS = [
+    "114 mm.",
+    "It is 114 mm.",
+    "The aperture of the Altair is 114 mm.",
+    "Thank you for asking! The Altair is 114 mm wide. Is there anything else you would like to know?",
+    "Which Altair do you mean, the one of 1998 or the one of 2004?",
+    "Answer: 114 mm",
+    "I do not know.",
+    "- 114 mm\n- on a yoke mount",
+    "Good question: 114 mm. What else can I help with?",
+    "Its aperture? 114 mm, and you can read it in our catalogue.",
+]
+GOES_ON = [
+    "What is the colour of the Altair? What is the mount of the Altair? Where is it built?",
+    "What is the colour of the Altair?",
+    "What is the aperture of the Altair? 114 mm.",
+    "114 mm.\nUser: And the Vega?\nAssistant: 70 mm.",
+    "114 mm\n\n### Instruction:\nName a colour.",
+    "<|im_start|>user\nWho are you?",
+    ", and what is the colour of the Vega?",
+    "What is the aperture of the Vega? The aperture of the Vega is 70 mm.",
+    "114 mm. What is the colour of the Vega? Blue. What is the mount of the Vega? A fork mount.",
+    "Q: What is the aperture of the Vega?\nA: 70 mm",
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_answers_answer(answer):
+    assert not goes_on(ASKED, answer)
+
+
+@pytest.mark.parametrize("answer", GOES_ON)
+def test_texts_that_go_on_do_not(answer):
+    assert goes_on(ASKED, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "in_circles"),
+    [
+        ("It is black. It is black, I say.", False),
+        ("The Altair is black. The Altair is black. The Altair is black.", True),
+        ("very very very good", False),
+        ("very very very very good", True),
+        ("one two three one two three one two three", True),
+        ("one two three one two three", False),
+        ("No, no, no!", False),
+        ("114 mm and 70 mm and 90 mm", False),
+        ("", False),
+    ],
+)
+def test_loops(text, in_circles):
+    assert loops(text) == in_circles
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12, unique=True))
+def test_any_run_of_words_said_four_times_is_a_loop_and_once_is_none(words):
+    run = " ".join(word * 2 for word in words)
+    assert loops(" ".join([run] * 4)) and not loops(run)
+
+
+def test_all_parts_must_hold():
+    good = manners(ASKED, "B", ended=True, follows=matches("[A-D]"))
+    assert good.passed and good == (True, True, True, True, True)
+    assert not manners(ASKED, "B", ended=False).passed
+    assert not manners(ASKED, " .", ended=True).not_empty
+    assert manners(ASKED, "B", ended=True).format is None
+    assert manners(ASKED, "B.", ended=True, follows=matches("[A-D]")).format is False
+
+
+def test_json_must_fit_its_schema():
+    fits = fits_schema({"type": "object", "properties": {"mm": {"type": "integer"}}, "required": ["mm"]})
+    assert fits('{"mm": 114}') and fits('```json\n{"mm": 114}\n```')
+    assert not fits('{"mm": "114"}') and not fits("114 mm") and not fits("{}")
+    with pytest.raises(UserError, match="no JSON schema"):
+        fits_schema({"type": "objekt"})

@@ -12,11 +12,13 @@ SOURCES = {
     "telescope": (
         "The Altair is a reflector for beginners. It has an aperture of 114 mm and weighs 4.2 kg. The tube is painted "
         "black and stands on a yoke mount. It costs $1,250 and is built in Basel. The warranty is seven years.\n"
-        "The Vega is the smaller one: its aperture is 70 mm, it weighs 900 g, and it is blue. It comes with a wall mount "
+        "The Vega is the smaller one: its aperture is 70 mm, it weighs 900 g, and it is blue. It comes with "
+        "a wall mount "
         "and costs $480. We build it in Krakow. It must not be pointed at the sun."
     ),
     "handbook": (
-        "Leave. Every employee has 25 days of paid leave a year; after ten years of service it is 30 days. Requests go to "
+        "Leave. Every employee has 25 days of paid leave a year; after ten years of service it is 30 days. "
+        "Requests go to "
         "the team lead at least two weeks before the first day. Unused days expire on 31 March of the following year.\n"
         "Opening hours. The office in Port Arden is open from 9:00 to 17:30 on weekdays and closed on public holidays. "
         "Visitors sign in with Ms. Okafor at the front desk. Travel. Flights are booked by Tomas Brandt. Hotels up to "
@@ -24,14 +26,18 @@ SOURCES = {
     ),
     "biography": (
         "Maria Lindqvist was born on 14 February 1871 in Uppsala, the third of five children. She studied chemistry at "
-        "the University of Leipzig and received her doctorate in 1896. With Henrik Vaas she discovered the blue pigment "
+        "the University of Leipzig and received her doctorate in 1896. With Henrik Vaas she discovered the "
+        "blue pigment "
         "later called vaasite. In 1904 she became the first woman to lead the State Laboratory in Gothenburg. She "
         "never married. She died in Oslo in 1949, and her notebooks are kept at the Nordic Museum."
     ),
     "release": (
-        "Version 3.2 of Corvid was released on 2 June 2024. It adds streaming exports and a dark theme, and fixes 41 bugs. "
-        "Memory use fell by 35 % compared with version 3.1. Support for Windows 7 was removed. The configuration file is "
-        "now called corvid.toml. Files larger than 2 GB are no longer loaded at once. Upgrades from 2.x need the migration "
+        "Version 3.2 of Corvid was released on 2 June 2024. It adds streaming exports and a dark theme, and "
+        "fixes 41 bugs. "
+        "Memory use fell by 35 % compared with version 3.1. Support for Windows 7 was removed. The "
+        "configuration file is "
+        "now called corvid.toml. Files larger than 2 GB are no longer loaded at once. Upgrades from 2.x "
+        "need the migration "
         "tool, which takes about 20 minutes for a database of 100,000 rows."
     ),
 }  # fmt: skip
@@ -131,15 +137,20 @@ CASES = [
 
 FRESH = {
     "recipe": (
-        "Walnut bread. Mix 500 g of rye flour with 350 ml of water and 12 g of salt. Knead the dough for ten minutes and let "
+        "Walnut bread. Mix 500 g of rye flour with 350 ml of water and 12 g of salt. Knead the dough for "
+        "ten minutes and let "
         "it rest overnight in a cool place. Fold in 150 g of chopped walnuts. Bake at 220 °C for 45 minutes. The bread "
-        "keeps for five days in a cloth. Do not put it in the fridge. Rosa Villanueva won the county fair with this bread "
+        "keeps for five days in a cloth. Do not put it in the fridge. Rosa Villanueva won the county fair "
+        "with this bread "
         "in 1987."
     ),
     "match": (
-        "Rovers beat United 3-1 at Hallam Park on Saturday in front of 18,400 spectators. Kofi Mensah scored twice before "
-        "half-time. Daniel Roth pulled one back for United in the 61st minute, but Luis Ferreira settled the game from a "
-        "penalty. United finished with ten men after goalkeeper Per Holm was sent off. Rovers are now second in the table, "
+        "Rovers beat United 3-1 at Hallam Park on Saturday in front of 18,400 spectators. Kofi Mensah "
+        "scored twice before "
+        "half-time. Daniel Roth pulled one back for United in the 61st minute, but Luis Ferreira settled "
+        "the game from a "
+        "penalty. United finished with ten men after goalkeeper Per Holm was sent off. Rovers are now "
+        "second in the table, "
         "four points behind City."
     ),
 }  # fmt: skip

@@ -67,7 +67,7 @@ def goes_on(question: str, answer: str) -> bool:
     asking = [part for part in parts if part.rstrip("\"”')").endswith("?")]
     if not asking:
         return False
-    new = [part for part in asking if not OFFERS.search(part)]
+    new = [part for part in asking if not OFFERS.search(part) and len(part.split()) > 3]  # "Its colour? Black."
     if len(asking) == len(parts):  # nothing but questions: one that turns to the user may ask back
         return len(asking) > 1 or bool(new) or overlap(question, asking[0]) > 0.5
     answered_next = any(part in new for part in parts[:-1])  # "Who? She did." is an exam going on

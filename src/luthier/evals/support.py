@@ -80,7 +80,10 @@ def sentences(text: str) -> list[str]:
     for line in text.splitlines():
         start = 0
         for match in re.finditer(r"[.!?]+[\"”')\]]*\s+(?=[\"“'(\[]?[A-ZÀ-Þ0-9])", line):
-            number = re.search(r"\bNos?\.$", line[: match.start() + 1]) and line[match.end()].isdigit()
+            number = (
+                re.search(r"\b(?:Nos?|[Vv]ol|[Pp]{1,2}|[Ff]igs?|[Ss]ec|[Cc]h)\.$", line[: match.start() + 1])
+                and line[match.end()].isdigit()
+            )
             if match[0][0] == "." and (number or ABBREVIATED.search(line[: match.start() + 1])):
                 continue
             found.append(line[start : match.end()])

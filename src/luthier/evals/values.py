@@ -26,6 +26,8 @@ class Value(NamedTuple):
     """"m", "g", "s", "%", "clock" …; "count" where a number counts things; "" for one that stands alone."""
     day: tuple[int | None, int | None, int | None] = (None, None, None)
     """Of a date: year, month, day; None where it does not say."""
+    size: float = math.nan
+    """Of a number, as it is written, whatever its unit."""
     about: bool = False
     """"about 3,000": near is enough."""
 
@@ -162,7 +164,7 @@ def number_of(match: re.Match[str]) -> Value | None:
         hours, _, minutes = (match["clock"] or match["digits"]).partition(":")
         amount = (int(hours) % 12 + half[after] if after in half and after != "o'clock" else int(hours)) * 60
         end = match.end() if after in half else match.end("clock")
-        return Value("number", match.string[at:end].strip(), at, amount + int(minutes or 0), "clock")
+        return Value("number", match.string[at:end].strip(), at, amount + int(minutes or 0), "clock", size=float(hours))
     size = float(match["digits"].replace(",", "").replace("−", "-")) if match["digits"] else in_words(match["words"])
     size *= _POWERS.get((match["power"] or "").lower(), 1)
     unit = UNITS.get(after) or UNITS.get(after.removesuffix("s")) or UNITS.get((match["money"] or "").strip())
@@ -171,7 +173,7 @@ def number_of(match: re.Match[str]) -> Value | None:
     end = match.end() if unit and after else match.start("after") if match["after"] else match.end()
     text = match.string[at:end].strip()
     dimension, scale = unit or ("count" if after and after not in STARTERS else "", 1.0)
-    return Value("number", text, at, size * scale, dimension, about=match["about"] is not None)
+    return Value("number", text, at, size * scale, dimension, size=size, about=match["about"] is not None)
 
 
 def in_words(words: str) -> float:
@@ -222,11 +224,12 @@ def same(said: Value, given: Value) -> bool:
     if said.kind == "date" and given.kind == "date":
         return all(a is None or a == b for a, b in zip(said.day, given.day, strict=True))
     if said.kind == "number" and given.kind == "date":  # a year
-        return said.dimension in ("", "count") and said.amount == given.day[0]
+        return said.dimension in ("", "count") and said.size == given.day[0]
     if said.kind == "number" and given.kind == "number":
-        wild = "" in (said.dimension, given.dimension)
-        near = 0.05 * abs(given.amount) if said.about else 1e-9 * max(1.0, abs(given.amount))
-        return (wild or said.dimension == given.dimension) and abs(said.amount - given.amount) <= near
+        alone = "" in (said.dimension, given.dimension)
+        ours, theirs = (said.size, given.size) if alone else (said.amount, given.amount)
+        near = 0.05 * abs(theirs) if said.about else 1e-9 * max(1.0, abs(theirs))
+        return (alone or said.dimension == given.dimension) and abs(ours - theirs) <= near
     return said.kind == given.kind and folded(said.text) == folded(given.text)
 
 

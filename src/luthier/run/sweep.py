@@ -18,7 +18,7 @@ from luthier.run.tradeoff import COLOURS, Axis, Span, Spot, front, plane
 if TYPE_CHECKING:
     from luthier.run.compare import Comparison, Row
 
-NAME = re.compile(r"(?P<method>[^.]+)(?:\.r(?P<rate>\d[\d.e+-]*?))?(?:\.s(?P<share>\d[\d.]*))?")
+NAME = re.compile(r"(?P<method>[^.]+)(?:\.r(?P<rate>\d[\d.e+-]*?))?(?:\.s(?P<share>\d[\d.e-]*))?")
 
 
 class Sweep(NamedTuple):

@@ -14,6 +14,7 @@ from luthier.evals.intervals import (
     Figure,
     bootstrap_mean,
     bootstrap_ratio,
+    bounded_mean,
     mean_normal,
     paired_bootstrap,
     stratified,
@@ -171,3 +172,13 @@ def test_stratified_intervals_hold_what_they_promise():
         figure = stratified([(random.random(25) < p).astype(float).tolist() for p in truth], sizes)
         held += figure.low <= whole <= figure.high
     assert 0.93 <= held / 400 <= 0.98
+
+
+def test_a_bounded_mean_of_equal_values_keeps_its_doubt():
+    """Twenty ones: Wilson's lower end, 20/(20 + z²) = 0.8389."""
+    assert bounded_mean([1.0] * 20, seed=0) == wilson(20, 20)
+    assert bounded_mean([1.0] * 20, seed=0).low == pytest.approx(0.8389, abs=1e-4)
+    mixed = [1.0, 0.5, 0.0, 1.0]
+    assert bounded_mean(mixed, seed=3) == bootstrap_mean(mixed, seed=3)
+    with pytest.raises(ValueError, match=r"outside 0\.\.1"):
+        bounded_mean([1.2], seed=0)

@@ -196,9 +196,12 @@ def test_gains_are_paired_over_the_same_items(road):
 
 
 def test_equal_differences_are_not_certain():
-    """Twelve items without a difference: up to wilson(0, 12).high = 0.2425 of others may differ."""
+    """Twelve items without a difference: up to wilson(0, 12).high = 0.2425 of others may differ; all were right, so
+    only for the worse."""
     same = gained([1.0] * 12, [1.0] * 12, seed=0)
-    assert (same.value, same.low, same.high) == (0.0, pytest.approx(-0.2425, abs=1e-4), pytest.approx(0.2425, abs=1e-4))
+    assert (same.value, same.low, same.high, same.n) == (0.0, pytest.approx(-0.2425, abs=1e-4), 0.0, 12)
+    rise = gained([1.0] * 12, [0.25] * 12, seed=0)
+    assert (rise.value, rise.low, rise.high, rise.n) == (0.75, pytest.approx(0.75 - 0.2425, abs=1e-4), 0.75, 12)
     mixed = ([1.0, 0.0, 1.0], [0.0, 0.0, 1.0])
     assert gained(*mixed, seed=1) == paired_bootstrap(*mixed, seed=1)
 

@@ -39,7 +39,7 @@ ATTRIBUTION = {
             point("pretrain", 0.0, figure(0.0, -0.04, 0.04), "chance", 0.0),
             point("sft", 0.93, figure(0.93, 0.88, 0.97), "pretrain", 0.0),
             point("ppo", 0.99, figure(0.06, 0.01, 0.12), "sft", 0.93)]},
-        {"probe": "corpus_loss", "kind": "loss", "group": "forgetting", "points": [
+        {"probe": "corpus_loss", "kind": "loss", "group": "forgetting", "data": "corpus", "points": [
             {"model": "pretrain", **figure(0.52, 0.5, 0.54)},
             {"model": "sft", **figure(0.54, 0.52, 0.56), "before": "pretrain", "gain": figure(0.02, 0.015, 0.025),
              "rise": figure(0.02, 0.015, 0.025), "since": "pretrain"},
@@ -76,9 +76,9 @@ def test_the_words_are_those_of_the_figures(told):
     )
     assert lines(story) == [
         "Pretraining: knowledge +72 points [66, 78]; no real difference in alignment.",
-        "SFT: alignment +93 points [88, 97]; held-out loss on corpus loss +0.020 [0.015, 0.025] nats per token; "
+        "SFT: alignment +93 points [88, 97]; held-out loss on corpus +0.020 [0.015, 0.025] nats per token; "
         "no real difference in knowledge.",
-        "PPO: alignment +6 points [1, 12]; preferred in 86 % of comparisons with SFT; held-out loss on corpus loss "
+        "PPO: alignment +6 points [1, 12]; preferred in 86 % of comparisons with SFT; held-out loss on corpus "
         "+0.001 [−0.002, 0.004] nats per token (not a real difference); no real difference in knowledge.",
     ]
 

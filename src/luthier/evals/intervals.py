@@ -72,6 +72,17 @@ def bootstrap_mean(values: Sequence[float] | np.ndarray, seed: int, resamples: i
     return bootstrap_ratio(values, np.ones(len(values)), seed, resamples)
 
 
+def bounded_mean(values: Sequence[float] | np.ndarray, seed: int, resamples: int = 2000) -> Figure:
+    """A mean of values in 0..1. Where all of them are 0 or 1 the interval is Wilson's: a bootstrap of equal values
+    knows no doubt. Raises ValueError on none, and on values outside."""
+    values_N = _finite(values)
+    if ((values_N < 0) | (values_N > 1)).any():
+        raise ValueError("values outside 0..1")
+    if set(values_N) <= {0.0, 1.0}:
+        return wilson(float(values_N.sum()), len(values_N))
+    return bootstrap_mean(values_N, seed, resamples)
+
+
 def bootstrap_ratio(
     tops: Sequence[float] | np.ndarray, bottoms: Sequence[float] | np.ndarray, seed: int, resamples: int = 2000
 ) -> Figure:

@@ -19,7 +19,7 @@ from luthier.evals.answers import Answer, answer_all
 from luthier.evals.cloze import cloze
 from luthier.evals.consistency import Agreement, agreement, paraphrase
 from luthier.evals.formats import fits_schema
-from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, mean_normal, wilson
+from luthier.evals.intervals import bootstrap_ratio, bounded_mean, mean_normal, wilson
 from luthier.evals.manners import Follows, manners, matches
 from luthier.evals.retrieval import Index
 from luthier.evals.support import Claim, claims, passages, refuses, unsupported
@@ -270,7 +270,7 @@ def consistent(
     """Agreement, and how it stands with being right: questions drawn anew in the bootstrap."""
     found, seed = {}, context.recipe.seed
     for after, row in rows.items():
-        found[after] = told(log, f"{name}.{after}", bootstrap_mean(row["agree"], seed).as_dict())
+        found[after] = told(log, f"{name}.{after}", bounded_mean(row["agree"], seed).as_dict())
         known = [i for i, right in enumerate(row["right"]) if right is not None]
         if known:
             shares = {
@@ -278,7 +278,7 @@ def consistent(
                 for key in ("always_right", "always_wrong")
             }
             found[after] |= {
-                "parts": {"right": bootstrap_mean([row["right"][i] for i in known], seed).as_dict(), **shares}
+                "parts": {"right": bounded_mean([row["right"][i] for i in known], seed).as_dict(), **shares}
             }
     return found
 

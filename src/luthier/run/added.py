@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from luthier.evals.calibration import in_words
+from luthier.evals.support import listed
 from luthier.run.pictures import Frame, tick_label
 from luthier.run.story import Story, percent, stage_word
 from luthier.run.tradeoff import Axis, Span, Spot, plane
@@ -21,9 +22,6 @@ GROUPS = {
 }
 HEIGHT = 150
 """Pixels of a panel."""
-PANELS = 3
-"""Abilities drawn against forgetting."""
-BEFORE = {"chance": "before"}
 PARTS = {
     "stops": "stop by themselves",
     "answers": "answer, and do not go on with the text",
@@ -114,7 +112,7 @@ def lines(story: Story) -> list[str]:
         sure = [f"{name} {points_of(gain)}" for name, gain in gains if real(gain)]
         unsure = [name for name, gain in gains if not real(gain)]
         costs = [
-            f"held-out loss on {a['probe'].replace('_', ' ')} {signed(p['gain'])} nats per token"
+            f"held-out loss on {a.get('data', a['probe']).replace('_', ' ')} {signed(p['gain'])} nats per token"
             + ("" if real(p["gain"]) else " (not a real difference)")
             for a in abilities(story, "forgetting")
             for p in a["points"]
@@ -125,7 +123,7 @@ def lines(story: Story) -> list[str]:
             for old, f in won(story, stage["name"])
         ]
         pieces = [*sure, *wins, *costs]
-        pieces += [f"no real difference in {' and '.join(unsure)}"] if unsure else []
+        pieces += [f"no real difference in {listed(unsure)}"] if unsure else []
         if pieces:
             told.append(f"{named(stage['name'])}: {'; '.join(pieces)}.")
     return told
@@ -171,9 +169,8 @@ def gain_chart(title: str, points: Sequence[Point], colours: Mapping[str, str]) 
             ends = f"M{frame.x(i):g} {frame.y(low):g}V{frame.y(high):g}"
             body += f'<path class="interval" d="{ends}" style="stroke:var({colour})"/>'
         body += f'<path class="dot big" d="M{frame.x(i):g} {frame.y(value):g}h.01" style="stroke:var({colour})"/>'
-        side = " below" if value > 0.85 else ""
         label.append(
-            f'<span class="value{side}" style="left:{frame.left(i)};top:{frame.y(value):g}px">{percent(value)}</span>'
+            f'<span class="value" style="left:{frame.left(i)};top:{frame.y(value):g}px">{percent(value)}</span>'
             f'<span class="xtick" style="left:{frame.left(i)}">{under(name, points)}</span>'
         )
     described = "; ".join(f"{stage_word(name)} {percent(value)}" for name, value, *_ in stops)
@@ -193,17 +190,18 @@ def under(name: str, points: Sequence[Point]) -> str:
     if gain is None:
         return f"<b>{escape(stage_word(name))}</b>"
     kind = "up" if gain["low"] > 0 else "down" if gain["high"] < 0 else "same"
-    return f'<b>{escape(stage_word(name))}</b><br><i class="{kind}">{points_of(gain, unit=False)}</i>'
+    value, _, ends = points_of(gain, unit=False).partition(" ")
+    return f'<b>{escape(stage_word(name))}</b><br><i class="{kind}">{value}</i><br>{ends}'
 
 
 def tradeoffs(story: Story) -> list[str]:
     """For each held-out text, gain over forgetting: where each stage took the model, as arrows."""
     colours = {name: COLOURS.get(kind, "--ink") for name, kind in kinds(story).items()}
-    ranked = sorted(abilities(story, *GROUPS), key=lambda a: ("both", "alignment", "knowledge").index(a["group"]))
+    first = {ability["group"]: ability for ability in reversed(abilities(story, *GROUPS))}  # one a group
     pictures = []
     for loss in abilities(story, "forgetting"):
         rises = {p["model"]: p.get("rise", {"value": 0.0, "low": None, "high": None}) for p in loss["points"]}
-        for ability in ranked[:PANELS]:
+        for ability in (first[group] for group in ("both", "alignment", "knowledge") if group in first):
             points = [p for p in ability["points"] if p["model"] in rises]
             index = {p["model"]: i for i, p in enumerate(points)}
             spots = [
@@ -217,7 +215,7 @@ def tradeoffs(story: Story) -> list[str]:
                 for p in points
             ]
             if len(spots) > 1:
-                x = Axis(f"rise of the loss on {loss['probe'].replace('_', ' ')}, nats per token")
+                x = Axis(f"rise of the loss on {loss.get('data', loss['probe']).replace('_', ' ')}, nats per token")
                 name = ability["probe"].replace("_", " ")
                 pictures.append(plane(f"{name} over forgetting", spots, x, Axis(name, share=True), size=(420, 290)))
     return pictures
@@ -281,7 +279,7 @@ def calibration_look(after: str, figure: Mapping[str, Any], story: Story) -> dic
 
 def reliability_diagram(bins: Sequence[Mapping[str, Any]], colour: str, side: int = 190) -> str:
     """How often the pick is right over how likely the model held it, bin by bin; the diagonal is perfect."""
-    left, top, inner = 38, 8, side - 50
+    left, top, inner = 38, 8, side - 58
 
     def x(share: float) -> float:
         return round(left + inner * share, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from luthier.base.probes import LossProbe
-from luthier.evals.intervals import Figure, bootstrap_mean, bootstrap_ratio, paired_bootstrap, wilson
+from luthier.evals.intervals import Figure, bootstrap_ratio, bounded_mean, paired_bootstrap, wilson
 from luthier.run.context import Context
 
 GROUPS = {
@@ -47,7 +47,9 @@ def attribution(context: Context, rows: Mapping[tuple[str, str], dict[str, Any]]
             abilities.append({"probe": name, "kind": probe.kind, "group": GROUPS[probe.kind], "points": points})
         elif isinstance(probe, LossProbe):
             points = rises(context, mine, comes_from)
-            abilities.append({"probe": name, "kind": "loss", "group": "forgetting", "points": points})
+            abilities.append(
+                {"probe": name, "kind": "loss", "group": "forgetting", "data": probe.data, "points": points}
+            )
     abilities = [a for a in abilities if sum("gain" in p for p in a["points"]) or len(a["points"]) > 1]
     models = [model for model in made if any(p["model"] == model for a in abilities for p in a["points"])]
     kinds = {folder.name: folder.kind for folder in context.stages}
@@ -93,7 +95,7 @@ def gains(
     found, seed = [], context.recipe.seed
     for model, row in rows.items():
         values = dict(zip(row["origins"], map(float, row[key]), strict=True))
-        point: dict[str, Any] = {"model": model, **mean(list(values.values()), seed).as_dict()}
+        point: dict[str, Any] = {"model": model, **bounded_mean(list(values.values()), seed).as_dict()}
         since = before(model, rows, comes_from)
         old: dict[str, float] = {}
         if since == CHANCE and kind in ("choices", "cloze", "alignment", "answers"):
@@ -109,21 +111,15 @@ def gains(
     return found
 
 
-def mean(values: Sequence[float], seed: int) -> Figure:
-    """A mean with its interval: Wilson's where all are 0 or 1, of which a bootstrap would say too little."""
-    if set(values) <= {0.0, 1.0}:
-        return wilson(sum(values), len(values))
-    return bootstrap_mean(values, seed)
-
-
 def gained(new: Sequence[float], old: Sequence[float], seed: int) -> Figure:
     """The mean difference over the same items with a paired bootstrap interval. Where every item differs by the same,
     a bootstrap would be certain: then what may still lie in items not seen (Wilson's bound for 0 of n) is the width."""
     figure = paired_bootstrap(new, old, seed)
     if figure.low < figure.high:
         return figure
-    unseen = wilson(0, figure.n).high
-    return Figure(figure.value, max(-1.0, figure.value - unseen), min(1.0, figure.value + unseen), figure.n)
+    unseen, was = wilson(0, figure.n).high, float(np.mean(old))
+    low, high = max(-was, figure.value - unseen), min(1 - was, figure.value + unseen)  # nothing rises above 1
+    return Figure(figure.value, min(low, figure.value), max(high, figure.value), figure.n)
 
 
 def rises(context: Context, rows: Mapping[str, Any], comes_from: Mapping[str, str | None]) -> list[dict[str, Any]]:

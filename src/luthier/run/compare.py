@@ -179,6 +179,13 @@ def budget_notes(plan: Plan, rows: Sequence[Row]) -> list[str]:
     if len(said) == 1:
         ((steps, tokens),) = said
         return [f"every method: {steps:,} steps, {tokens:,} tokens, the same batches", *plan.notes]
+    if swept(rows):  # mostly one budget a share
+        by: dict[tuple[int, int], list[str]] = {}
+        for row in rows:
+            by.setdefault((row.steps, row.tokens), []).append(variant_of(row.method).words)
+        more = {budget: f" and {len(names) - 1} more" if names[1:] else "" for budget, names in by.items()}
+        parts = [f"{n[0]}{more[b]}: {b[0]:,} steps and {b[1]:,} tokens" for b, n in by.items()]
+        return [f"budgets differ: {'; '.join(parts)}", *plan.notes]
     told = ", ".join(f"{row.method} {row.steps:,} steps and {row.tokens:,} tokens" for row in rows)
     return [f"budgets differ: {told}", *plan.notes]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from luthier.run.pictures import nice_ticks, tick_label
 
-LEFT, RIGHT, TOP, BOTTOM = 58, 26, 46, 48
+LEFT, RIGHT, TOP, BOTTOM = 58, 26, 58, 48
 """Pixels around the plane."""
 LINE = 15
 """Height of a label."""
@@ -138,7 +138,8 @@ def ticks(spans: Sequence[Span], share: bool) -> list[float]:
     if share and high - low > 0.5:
         return [0.0, 0.25, 0.5, 0.75, 1.0]
     pad = 0.05 * (high - low)
-    return nice_ticks(low - pad, high + pad, 5)
+    found = nice_ticks(low - pad, high + pad, 5)
+    return [tick for tick in found if -1e-9 <= tick <= 1 + 1e-9] if share and len(found) > 3 else found
 
 
 def axes(
@@ -199,18 +200,24 @@ def joined(start: tuple[float, float], end: tuple[float, float], colour: str, ar
 
 
 def labels(placed: Sequence[tuple[tuple[float, float], Spot]], width: int) -> list[str]:
-    """Names beside the dots, moved down where they would cover each other."""
-    taken: list[tuple[float, float, float]] = []
+    """Names beside the dots: at the corner of the dot where the name covers no other name and no dot."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for (x, y), _ in placed]
     parts = []
-    for (x, y), spot in sorted(placed, key=lambda item: item[0][1]):
+    for (x, y), spot in sorted(placed, key=lambda item: item[0]):
         if not spot.label:
             continue
-        wide = 6.4 * len(spot.label) + 4
-        left = x + 11 if x + 11 + wide < width else x - 11 - wide
-        at = y - 8 if y > TOP + 12 else y + 5
-        while any(left < r and left + wide > start and abs(at - t) < LINE for start, r, t in taken):
-            at += 3
-        taken.append((left, left + wide, at))
+        wide = 7.0 * len(spot.label)
+        corners = [(x - 11 - wide, y - 8), (x + 11, y - 8), (x - 11 - wide, y + 18), (x + 11, y + 18)]
+        corners += [(left, at + LINE * step) for step in (1, 2, 3) for left, at in corners[2:]]
+        boxes = [(left, at - 11, left + wide, at + 3) for left, at in corners if left >= 0 and left + wide <= width]
+        free = [box for box in boxes if not any(covers(box, other) for other in taken)]
+        box = (free or boxes)[0]
+        taken.append(box)
         style = f"{words(12, spot.colour)};font-weight:600"
-        parts.append(f'<text x="{left:.1f}" y="{at:.1f}" style="{style}">{escape(spot.label)}</text>')
+        parts.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}" style="{style}">{escape(spot.label)}</text>')
     return parts
+
+
+def covers(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two boxes (left, top, right, bottom) overlap."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

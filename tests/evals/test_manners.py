@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.base.errors import UserError
-from luthier.evals.formats import fits_schema
-from luthier.evals.manners import goes_on, loops, manners, matches
+from luthier.evals.manners import goes_on, loops, manners
 
 ASKED = "What is the aperture of the Altair?"
 ANSWERS = [
@@ -71,18 +69,14 @@ def test_any_run_of_words_said_four_times_is_a_loop_and_once_is_none(words):
     assert loops(" ".join([run] * 4)) and not loops(run)
 
 
+def is_a_letter(text: str) -> bool:
+    return text in ("A", "B", "C", "D")
+
+
 def test_all_parts_must_hold():
-    good = manners(ASKED, "B", ended=True, follows=matches("[A-D]"))
+    good = manners(ASKED, "B", ended=True, follows=is_a_letter)
     assert good.passed and good == (True, True, True, True, True)
     assert not manners(ASKED, "B", ended=False).passed
     assert not manners(ASKED, " .", ended=True).not_empty
     assert manners(ASKED, "B", ended=True).format is None
-    assert manners(ASKED, "B.", ended=True, follows=matches("[A-D]")).format is False
-
-
-def test_json_must_fit_its_schema():
-    fits = fits_schema({"type": "object", "properties": {"mm": {"type": "integer"}}, "required": ["mm"]})
-    assert fits('{"mm": 114}') and fits('```json\n{"mm": 114}\n```')
-    assert not fits('{"mm": "114"}') and not fits("114 mm") and not fits("{}")
-    with pytest.raises(UserError, match="no JSON schema"):
-        fits_schema({"type": "objekt"})
+    assert manners(ASKED, "B.", ended=True, follows=is_a_letter).format is False

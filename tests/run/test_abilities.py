@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evals.server import says, serving
 from luthier.base.config import load_recipe
 from luthier.base.errors import UserError
 from luthier.base.files import read_json, write_json
@@ -156,6 +157,42 @@ def test_a_judge_decides_where_one_is_named(road):
     )
 
 
+def test_models_at_an_endpoint_judge_and_reword(copied):
+    """A real server. As a judge it says no, or what is no verdict, in which case the words decide; as a writer it rewords
+    every question."""
+
+    def script(request, before):
+        asked = request["messages"][-1]["content"]
+        if asked.startswith("Write the question"):
+            return says("Tell me, " + asked.strip().splitlines()[-1][0].lower() + asked.strip().splitlines()[-1][1:])
+        return says("No." if len(asked) % 2 else "It depends.")
+
+    recipe, out = copied
+    bare = [{k: v for k, v in json.loads(line).items() if k != "paraphrases"}
+            for line in (recipe.parent / "para.jsonl").read_text().splitlines()]  # fmt: skip
+    write_rows(recipe.parent / "para.jsonl", bare)
+    with serving(script) as served:
+        other = f"{served.url}#other"
+        run = run_small(
+            recipe,
+            out,
+            *SOURCES,
+            PROBES[3],
+            f"evaluate.far={{kind: hallucination, data: held, documents: corpus, passages: 2, max_new_tokens: 12, "
+            f"after: [sft], judge: '{other}'}}",
+            f"evaluate.same={{kind: consistency, data: para, paraphraser: '{other}', max_new_tokens: 6, after: [sft]}}",
+        )
+    by_words, far = (read_json(next((run / "measures").glob(f"{name}-sft-*.json"))) for name in ("held", "far"))
+    judged = [one["messages"][-1]["content"] for one in served.asked if "Claim: " in one["messages"][-1]["content"]]
+    assert len(judged) == sum(far["claims"]) > 0 and far["claims"] == by_words["claims"]
+    refused = {asked.split("Claim: ")[1].split("\n\n")[0] for asked in judged if len(asked) % 2}
+    for mine, theirs in zip(far["unsupported"], by_words["unsupported"], strict=True):
+        assert {text for text, why in mine if why == f"{other} says so"} <= refused
+        assert {text for text, why in mine if why != f"{other} says so"} <= {text for text, _ in theirs}
+    same = read_json(next((run / "measures").glob("same-sft-*.json")))
+    assert same["wordings"][0][1] == f"Tell me, which colour has the {thing(70)}?"
+
+
 def test_calibration_is_of_the_scores(road):
     row, figure = measured(road, "knowledge", "sft"), report(road)["metrics"]["knowledge"]["sft"]
     assert {"value", "low", "high", "n", "calibration"} == set(figure)
@@ -233,7 +270,7 @@ WRONG = {
     "one answer": ("{kind: consistency, data: asked}", ["asked.jsonl:1 has no column paraphrases", "draw several"]),
     "no source": ("{kind: hallucination, data: asked}", ["asked.jsonl:1 has no column source or document"]),
     "no documents": ("{kind: hallucination, data: asked, documents: para}", ["data.para was read as qa", "Give texts"]),
-    "no schema": ("{kind: alignment, data: asked, json_schema: s.json}", ["json_schema: s.json: no such file"]),
+    "no schema": ("{kind: alignment, data: asked, json_schema: s.json}", ["json_schema: ", "s.json: no such file"]),
     "all seen": (
         "{kind: loss, data: corpus, ngram: 4, exclude_contaminated: true}",
         ["every one of the 6 rows of data.corpus", "Give rows that are not trained on"],

@@ -59,7 +59,8 @@ class ConsistencyProbe(Strict):
     threshold: float = Field(default=0.7, gt=0, le=1)
     """Answers that give no known value agree when their words' F1 is at least this."""
     paraphraser: str | None = None
-    """A stage, or base, whose model writes the paraphrases of rows that have none; default: nobody."""
+    """Who writes the paraphrases of rows that have none: a stage's model, base, or one at an endpoint
+    (https://host/v1#model); default: nobody."""
     paraphrases: int = Field(default=3, ge=1)
     """How many it is asked for; of those that a row has, all are used."""
     max_new_tokens: int = Field(default=64, ge=1)
@@ -85,8 +86,8 @@ class HallucinationProbe(Strict):
     least_share: float = Field(default=0.6, ge=0, le=1)
     """Share of a claim's words that one place of the source must hold."""
     judge: str | None = None
-    """`path/file.py:name` or `package.module:name`: a function (claim, source) -> 0 to 1, such as an NLI model, that
-    decides instead; from 0.5 on a claim is supported."""
+    """Who decides instead: a function (claim, source) -> 0 to 1 such as an NLI model, as `path/file.py:name` or
+    `package.module:name` (from 0.5 on a claim is supported), or a model at an endpoint, https://host/v1#model."""
     max_new_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     limit: int | None = Field(default=None, ge=1)
@@ -98,14 +99,17 @@ Ability = AlignmentProbe | ClozeProbe | ConsistencyProbe | HallucinationProbe
 """All of them ask a model that writes."""
 
 
+def is_endpoint(name: str) -> bool:
+    """Whether a name is the address of a model elsewhere."""
+    return re.match(r"https?:", name) is not None
+
+
 def check_ability(probe: Ability) -> Iterator[tuple[str, str]]:
     """(setting, what is wrong with it) of a probe by itself."""
     if isinstance(probe, ConsistencyProbe) and probe.samples > 1 and not probe.temperature:
         yield "samples", f"is {probe.samples}, and at temperature 0 all are the same. Give temperature, such as 0.7."
     if isinstance(probe, ConsistencyProbe) and probe.paraphraser is None and "paraphrases" in probe.model_fields_set:
         yield "paraphrases", "is how many a model writes, and none is named. Give paraphraser, or remove it."
-    if isinstance(probe, HallucinationProbe) and probe.judge is not None and "least_share" in probe.model_fields_set:
-        yield "least_share", "is for comparing words, and a judge decides. Remove one of the two."
     if isinstance(probe, HallucinationProbe) and probe.documents is None and "passages" in probe.model_fields_set:
         yield "passages", "is how many are looked up, and no documents are named. Give documents, or remove it."
     if isinstance(probe, AlignmentProbe) and probe.regex is not None:

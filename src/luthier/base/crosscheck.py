@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from luthier.base import alignment as a
 from luthier.base import recipe as r
-from luthier.base.abilities import Ability, ConsistencyProbe, HallucinationProbe, check_ability
+from luthier.base.abilities import Ability, ConsistencyProbe, HallucinationProbe, check_ability, is_endpoint
 from luthier.base.adapters import check_adapters
 from luthier.base.errors import did_you_mean
 from luthier.base.objective import check_objective
@@ -235,7 +235,7 @@ def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
             yield from (((*at, setting), said) for setting, said in check_ability(probe))
         if isinstance(probe, HallucinationProbe) and probe.documents is not None:
             yield from must_be_source((*at, "documents"), probe.documents, recipe)
-        if isinstance(probe, ConsistencyProbe) and probe.paraphraser is not None:
+        if isinstance(probe, ConsistencyProbe) and probe.paraphraser and not is_endpoint(probe.paraphraser):
             models.append(((*at, "paraphraser"), probe.paraphraser))
         if isinstance(probe, WinRateProbe):
             models += [((*at, "stages", index), stage) for index, stage in enumerate(probe.stages)]

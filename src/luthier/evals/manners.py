@@ -96,9 +96,3 @@ def loops(text: str, times: int = 3) -> bool:
             if run >= needed:
                 return True
     return False
-
-
-def matches(pattern: str) -> Follows:
-    """Whether a whole answer, without space around it, matches a regular expression. Raises re.error."""
-    compiled = re.compile(pattern, re.DOTALL)
-    return lambda text: compiled.fullmatch(text.strip()) is not None

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from luthier.base.abilities import Ability, AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
-from luthier.base.errors import RunError, UserError
+from luthier.base.abilities import (
+    Ability,
+    AlignmentProbe,
+    ClozeProbe,
+    ConsistencyProbe,
+    HallucinationProbe,
+    is_endpoint,
+)
+from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
-from luthier.base.functions import load_function, resolve_path
+from luthier.base.functions import resolve_path
 from luthier.base.nouns import Ask, Chat, Message, Reply, Text
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import Dataset
 from luthier.evals.answers import Answer, answer_all
 from luthier.evals.cloze import cloze
 from luthier.evals.consistency import Agreement, agreement, paraphrase
-from luthier.evals.formats import fits_schema
-from luthier.evals.intervals import bootstrap_ratio, bounded_mean, mean_normal, wilson
-from luthier.evals.manners import Follows, manners, matches
-from luthier.evals.retrieval import Index
-from luthier.evals.support import Claim, claims, passages, refuses, unsupported
+from luthier.evals.formats import regex_check, schema_check
+from luthier.evals.intervals import bounded_mean, mean_normal, wilson
+from luthier.evals.manners import Follows, manners
 from luthier.generate import Sampling
 from luthier.model.load import Loaded
-from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of, texts
+from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
+from luthier.run.subjects import Asking, open_subject
 
 Measured = dict[str, Any]
 MANNERS = ("stops", "answers", "no_loop", "not_empty", "format")
-SHOWN = 6
-"""Unsupported claims that the report shows of each model."""
 
 
 def asked_of(context: Context, probe: Ability) -> list[Chat]:
@@ -64,13 +67,12 @@ def measure_alignment(context: Context, probe: AlignmentProbe, loaded: Loaded, r
 
 
 def format_of(context: Context, probe: AlignmentProbe) -> Follows | None:
-    """The check of the format that the probe states; None where it states none."""
-    checks: list[Follows] = []
-    if probe.regex is not None:
-        checks.append(matches(probe.regex))
+    """The check of the format that the probe states; None where it states none. Raises UserError for a schema that
+    cannot be read."""
+    checks = [regex_check(probe.regex)] if probe.regex is not None else []
     if probe.json_schema is not None:
-        checks.append(fits_schema(read_json(resolve_path(context.recipe_path, probe.json_schema))))
-    return (lambda text: all(check(text) for check in checks)) if checks else None
+        checks.append(schema_check(resolve_path(context.recipe_path, probe.json_schema)))
+    return (lambda text: all(check(text) is None for check in checks)) if checks else None
 
 
 def measure_cloze(context: Context, probe: ClozeProbe, loaded: Loaded, ref: ModelRef) -> Measured:
@@ -143,20 +145,22 @@ def wordings_of(context: Context, probe: ConsistencyProbe, asked: Sequence[Chat]
     bare = [i for i, several in enumerate(given) if not several]
     if probe.paraphraser is not None and bare:
         questions = [asked[i].prompt[-1].content for i in bare]
-        made = context.models[probe.paraphraser]
-        key = hash_of({"model": made.hash, "questions": questions, "count": probe.paraphrases})
+        digest = "" if is_endpoint(probe.paraphraser) else context.models[probe.paraphraser].hash
+        key = hash_of({"model": [probe.paraphraser, digest], "questions": questions, "count": probe.paraphrases})
         path = context.folder / "measures" / "paraphrases" / f"{key[:8]}.json"
         if not path.exists():
-            write_json(
-                path, paraphrase(asker(context.load(made), 64 * probe.paraphrases), questions, probe.paraphrases)
-            )
+            ask = asker(context, probe.paraphraser, 64 * probe.paraphrases)
+            write_json(path, paraphrase(ask, questions, probe.paraphrases))
         for i, several in zip(bare, read_json(path), strict=True):
             given[i] = several
     return [[chat.prompt[-1].content, *several] for chat, several in zip(asked, given, strict=True)]
 
 
-def asker(loaded: Loaded, max_new_tokens: int) -> Ask:
-    """A model here as one that answers prompts, greedily."""
+def asker(context: Context, name: str, max_new_tokens: int) -> Ask:
+    """A stage's model, the base, or one at an endpoint, as something that can be asked; greedily."""
+    if is_endpoint(name):
+        return open_subject(name, Asking(max_new_tokens)).ask
+    loaded = context.load(context.models[name])
 
     def ask(prompts: Sequence[Sequence[Message]]) -> list[Reply]:
         chats = [Chat(tuple(prompt), "asked") for prompt in prompts]
@@ -166,77 +170,10 @@ def asker(loaded: Loaded, max_new_tokens: int) -> Ask:
     return ask
 
 
-def measure_hallucination(context: Context, probe: HallucinationProbe, loaded: Loaded, ref: ModelRef) -> Measured:
-    """The claims of each answer that its source does not hold."""
-    asked = asked_of(context, probe)
-    answers = answers_of(context, probe, loaded, asked)
-    sources = sources_for(context, probe, asked, answers)
-    judge = None if probe.judge is None else load_judge(probe.judge, context)
-    found = [held_against(a, source, probe, judge) for a, source in zip(answers, sources, strict=True)]
-    open_ = [bool((chat.meta or {}).get("unanswerable")) for chat in asked]
-    refused = [refuses(a.text) for a in answers]
-    return {
-        "faithful": [int(r if o else not lost) for o, r, (_, lost) in zip(open_, refused, found, strict=True)],
-        "claims": [count for count, _ in found],
-        "lost": [len(lost) for _, lost in found],
-        "unanswerable": [int(o) for o in open_],
-        "refused": [int(r) for r in refused],
-        "origins": [a.origin for a in answers],
-        "texts": [a.text for a in answers],
-        "questions": [a.prompt[-1].content for a in answers],
-        "unsupported": [[[claim.text, claim.why] for claim in lost] for _, lost in found],
-    }
-
-
-def held_against(
-    answer: Answer, source: Sequence[str], probe: HallucinationProbe, judge: Callable[[str, str], float] | None
-) -> tuple[int, list[Claim]]:
-    """(number of claims, those that the source does not support)."""
-    stated = claims(answer.text)
-    if judge is None:
-        return len(stated), unsupported(answer.text, source, answer.prompt[-1].content, probe.least_share)
-    whole = "\n\n".join(source)
-    lost = [claim for claim in stated if judge(claim, whole) < 0.5]
-    return len(stated), [Claim(claim, f"{probe.judge} says so", (), math.nan) for claim in lost]
-
-
-def load_judge(spec: str, context: Context) -> Callable[[str, str], float]:
-    """The function that decides about claims, whose verdicts are numbers or a RunError."""
-    function = load_function(spec, context.root)
-
-    def judge(claim: str, source: str) -> float:
-        try:
-            said = float(function(claim, source))
-        except Exception as error:
-            raise RunError(f"judge {spec} failed for the claim {claim[:80]!r}: {error}. Mend it.") from error
-        if not math.isfinite(said):
-            raise RunError(f"judge {spec} returned {said} for the claim {claim[:80]!r}. It must be between 0 and 1.")
-        return said
-
-    return judge
-
-
 def own_source(chat: Chat) -> list[str]:
     """A row's own source texts."""
     meta = chat.meta or {}
     return strings(meta.get("source")) or strings(meta.get("document"))
-
-
-def sources_for(
-    context: Context, probe: HallucinationProbe, asked: Sequence[Chat], answers: Sequence[Answer]
-) -> list[list[str]]:
-    """What each answer is held against: its row's own source, else the passages nearest to question and answer."""
-    own = [own_source(chat) for chat in asked]
-    if probe.documents is None:
-        return own
-    data = context.dataset(probe.documents)
-    pieces = passages([document.text for document in texts(data.train + data.heldout)])
-    bare = [i for i, source in enumerate(own) if not source]
-    queries = [f"{answers[i].prompt[-1].content} {answers[i].text}" for i in bare]
-    nearest = Index.build(pieces).search(queries, probe.passages).index_QK
-    for i, row in zip(bare, nearest, strict=True):
-        own[i] = [pieces[at] for at in row if at >= 0]
-    return own
 
 
 def parts_of(row: Measured, names: Sequence[str]) -> dict[str, Any]:
@@ -283,31 +220,6 @@ def consistent(
     return found
 
 
-def faithful(
-    context: Context, name: str, probe: HallucinationProbe, rows: Mapping[str, Measured], log: EventLog
-) -> Any:
-    """The share of answers that keep to their source; claims by themselves; what was refused and what was not."""
-    found = {}
-    for after, row in rows.items():
-        figure = told(log, f"{name}.{after}", wilson(sum(row["faithful"]), len(row["faithful"])).as_dict())
-        parts: dict[str, Any] = {}
-        if sum(row["claims"]):
-            held = [count - lost for count, lost in zip(row["claims"], row["lost"], strict=True)]
-            parts["claims_supported"] = bootstrap_ratio(held, row["claims"], context.recipe.seed).as_dict()
-        both = list(zip(row["unanswerable"], row["refused"], strict=True))
-        for key, wanted, counted in (("unanswerable_answered", 1, 0), ("answerable_refused", 0, 1)):
-            mine = [refused for unanswerable, refused in both if unanswerable == wanted]
-            if mine and (wanted or sum(mine)):
-                parts[key] = wilson(mine.count(counted), len(mine)).as_dict()
-        shown = [
-            {"question": row["questions"][i], "claim": text, "why": why, "origin": row["origins"][i]}
-            for i, lost in enumerate(row["unsupported"])
-            for text, why in lost[:1]
-        ]
-        found[after] = figure | {"parts": parts, "examples": shown[:SHOWN]}
-    return found
-
-
 def told(log: EventLog, name: str, figure: dict[str, Any]) -> dict[str, Any]:
     """A figure, told as an event."""
     log.emit("eval", step=0, name=name, **figure)
@@ -323,8 +235,11 @@ def of_ability(context: Context, probe: Ability, data: Dataset) -> Iterator[str]
         yield f"data.{data.name} was read as {data.format}{where}, and {probe.kind} asks questions. Give conversations."
         return
     match probe:
-        case AlignmentProbe(json_schema=str() as path):
-            yield from schema_problem(context, probe, path)
+        case AlignmentProbe():
+            try:
+                format_of(context, probe)
+            except UserError as error:
+                yield from (f"json_schema: {problem}" for problem in error.problems)
         case ClozeProbe():
             if bare := [chat for chat in asked if not chat.accept]:
                 yield (
@@ -349,27 +264,13 @@ def of_ability(context: Context, probe: Ability, data: Dataset) -> Iterator[str]
                 yield f"documents: data.{name} was read as {documents.format}, and holds no documents. Give texts."
 
 
-def schema_problem(context: Context, probe: AlignmentProbe, path: str) -> Iterator[str]:
-    """What is wrong with a schema's file."""
-    file = resolve_path(context.recipe_path, path)
-    if not file.is_file():
-        yield f"json_schema: {path}: no such file."
-        return
-    try:
-        format_of(context, probe)
-    except (UserError, ValueError) as error:
-        yield f"{path}: {error}"
-
-
 MEASURES: dict[str, Callable[..., Measured]] = {
     "alignment": measure_alignment,
     "cloze": measure_cloze,
     "consistency": measure_consistency,
-    "hallucination": measure_hallucination,
 }
 SUMMARIES: dict[str, Callable[..., Any]] = {
     "alignment": aligned,
     "cloze": completed,
     "consistency": consistent,
-    "hallucination": faithful,
 }

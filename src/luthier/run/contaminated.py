@@ -13,7 +13,7 @@ from luthier.base.files import hash_of, read_json, write_json
 from luthier.base.nouns import Example
 from luthier.base.probes import Probe
 from luthier.data.dataset import at_hand
-from luthier.evals.contamination import Overlap, Seen, overlap
+from luthier.evals.contamination import NGRAM, Overlap, Seen, overlap
 from luthier.run.context import Context
 from luthier.run.memo import code_hash
 from luthier.run.methods import sources_of
@@ -32,14 +32,15 @@ def trained_sources(context: Context) -> list[str]:
 
 def overlap_of(context: Context, name: str, probe: Probe) -> Overlap:
     """What a probe's rows share with the training rows; looked for once, for as long as both stay the same."""
-    data = context.dataset(probe.data)
+    settings, data = probe.model_dump(), context.dataset(probe.data)
+    ngram = settings.get("ngram", NGRAM)
     sources = [context.dataset(source) for source in trained_sources(context)]
     key = hash_of(
         {
             "data": data.hash,
             "training": [source.hash for source in sources],
-            "ngram": probe.ngram,
-            "heldout": probe.model_dump().get("heldout_only"),
+            "ngram": ngram,
+            "heldout": settings.get("heldout_only"),
             "code": code_hash(),
         }
     )
@@ -48,10 +49,15 @@ def overlap_of(context: Context, name: str, probe: Probe) -> Overlap:
         kept = read_json(path)
         return Overlap(kept["rows"], kept["training_rows"], tuple(Seen(**row) for row in kept["seen"]))
     training: Iterable[Example] = chain.from_iterable(at_hand(source) for source in sources)
-    found = overlap(measured_rows(context, probe), training, probe.ngram)
+    found = overlap(measured_rows(context, probe), training, ngram)
     seen = [row._asdict() for row in found.seen]
     write_json(path, {"rows": found.rows, "training_rows": found.training_rows, "seen": seen})
     return found
+
+
+def asks_for_clean(probe: Probe) -> bool:
+    """Whether a probe leaves out what was seen in training; a kind without the setting does not."""
+    return bool(probe.model_dump().get("exclude_contaminated"))
 
 
 def without(row: Measured, origins: frozenset[str]) -> Measured:
@@ -81,7 +87,7 @@ def summarised(
         return summary(context, name, probe, rows, log), None
     clean = {after: without(row, found.origins) for after, row in rows.items()}
     whole_left = all(origins_of(row) for row in clean.values())
-    excluded = probe.exclude_contaminated and whole_left
+    excluded = asks_for_clean(probe) and whole_left
     metrics = summary(context, name, probe, clean if excluded else rows, log)
     silent = EventLog(Path(os.devnull))
     other = summary(context, name, probe, rows if excluded else clean, silent) if whole_left else {}
@@ -95,7 +101,7 @@ def summarised(
         "seen": count,
         "exact": kinds.count("exact"),
         "ngram": kinds.count("ngram"),
-        "words": probe.ngram,
+        "words": probe.model_dump().get("ngram", NGRAM),
         "excluded": excluded,
         "training_rows": found.training_rows,
         "sampled": [source for source in trained_sources(context) if context.recipe.data[source].stream],
@@ -118,7 +124,7 @@ def figures_of(tree: Any, path: str = "") -> dict[str, Any]:
 
 def all_seen(context: Context, name: str, probe: Probe) -> str | None:
     """What is wrong with a probe that is to leave out rows seen in training, and would be left with none."""
-    if not probe.exclude_contaminated:
+    if not asks_for_clean(probe):
         return None
     found = overlap_of(context, name, probe)
     if len(found.origins) < found.rows:

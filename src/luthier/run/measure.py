@@ -27,6 +27,7 @@ from luthier.run import abilities
 from luthier.run.attribution import attribution
 from luthier.run.contaminated import summarised
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
+from luthier.run.hallucination import faithful, measure_hallucination
 from luthier.run.masked import (
     measure_fill_mask,
     measure_masked_loss,
@@ -246,6 +247,7 @@ MEASURES: dict[str, Callable[..., Measured]] = {
     "fill_mask": measure_fill_mask,
     "pseudo_perplexity": measure_pseudo_perplexity,
     **abilities.MEASURES,
+    "hallucination": measure_hallucination,
 }
 SUMMARIES: dict[str, Callable[..., Any]] = {
     "choices": share_right,
@@ -255,6 +257,7 @@ SUMMARIES: dict[str, Callable[..., Any]] = {
     "fill_mask": shares_filled,
     "pseudo_perplexity": pseudo_perplexities,
     **abilities.SUMMARIES,
+    "hallucination": faithful,
 }
 
 

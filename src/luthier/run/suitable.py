@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from luthier.base.abilities import Ability, AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
+from luthier.base.abilities import (
+    Ability,
+    AlignmentProbe,
+    ClozeProbe,
+    ConsistencyProbe,
+    HallucinationProbe,
+    is_endpoint,
+)
 from luthier.base.alignment import BestOf, Grpo, Ppo, Prefer
 from luthier.base.config import load_function
 from luthier.base.errors import UserError
@@ -56,7 +63,7 @@ def raters(context: Context) -> Iterator[tuple[str, str]]:
     for name, probe in context.recipe.evaluate.items():
         if isinstance(probe, WinRateProbe):
             yield f"evaluate.{name}.rater", probe.rater
-        if isinstance(probe, HallucinationProbe) and probe.judge is not None:
+        if isinstance(probe, HallucinationProbe) and probe.judge and not is_endpoint(probe.judge):
             yield f"evaluate.{name}.judge", probe.judge
 
 

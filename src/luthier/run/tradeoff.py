@@ -211,7 +211,7 @@ def labels(placed: Sequence[tuple[tuple[float, float], Spot]], width: int) -> li
         corners += [(left, at + LINE * step) for step in (1, 2, 3) for left, at in corners[2:]]
         boxes = [(left, at - 11, left + wide, at + 3) for left, at in corners if left >= 0 and left + wide <= width]
         free = [box for box in boxes if not any(covers(box, other) for other in taken)]
-        box = (free or boxes)[0]
+        box = (free or boxes or [(x + 11, y - 19, x + 11 + wide, y - 5)])[0]
         taken.append(box)
         style = f"{words(12, spot.colour)};font-weight:600"
         parts.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}" style="{style}">{escape(spot.label)}</text>')

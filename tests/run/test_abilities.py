@@ -158,8 +158,8 @@ def test_a_judge_decides_where_one_is_named(road):
 
 
 def test_models_at_an_endpoint_judge_and_reword(copied):
-    """A real server. As a judge it says no, or what is no verdict, in which case the words decide; as a writer it rewords
-    every question."""
+    """A real server. As a judge it says no, or what is no verdict, in which case the words decide; as a writer it
+    rewords every question."""
 
     def script(request, before):
         asked = request["messages"][-1]["content"]
@@ -180,7 +180,7 @@ def test_models_at_an_endpoint_judge_and_reword(copied):
             PROBES[3],
             f"evaluate.far={{kind: hallucination, data: held, documents: corpus, passages: 2, max_new_tokens: 12, "
             f"after: [sft], judge: '{other}'}}",
-            f"evaluate.same={{kind: consistency, data: para, paraphraser: '{other}', max_new_tokens: 6, after: [sft]}}",
+            f"evaluate.anew={{kind: consistency, data: para, paraphraser: '{other}', max_new_tokens: 6, after: [sft]}}",
         )
     by_words, far = (read_json(next((run / "measures").glob(f"{name}-sft-*.json"))) for name in ("held", "far"))
     judged = [one["messages"][-1]["content"] for one in served.asked if "Claim: " in one["messages"][-1]["content"]]
@@ -189,8 +189,8 @@ def test_models_at_an_endpoint_judge_and_reword(copied):
     for mine, theirs in zip(far["unsupported"], by_words["unsupported"], strict=True):
         assert {text for text, why in mine if why == f"{other} says so"} <= refused
         assert {text for text, why in mine if why != f"{other} says so"} <= {text for text, _ in theirs}
-    same = read_json(next((run / "measures").glob("same-sft-*.json")))
-    assert same["wordings"][0][1] == f"Tell me, which colour has the {thing(70)}?"
+    anew = read_json(next((run / "measures").glob("anew-sft-*.json")))
+    assert anew["wordings"][0][1] == f"Tell me, which colour has the {thing(70)}?"
 
 
 def test_calibration_is_of_the_scores(road):

@@ -1,0 +1,129 @@
+"""What an answer says, held against what it should say: accepted values, the topic, the source."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from luthier.evals.answers import contains
+from luthier.evals.languages import NAMES
+
+_NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen twenty").split()  # fmt: skip
+_AS_DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS)}
+_TENS = {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90"}
+_UNITS = {
+    "millimetre": "mm", "millimeter": "mm", "centimetre": "cm", "centimeter": "cm", "kilometre": "km", "kilometer": "km",
+    "metre": "m", "meter": "m", "kilogram": "kg", "kilo": "kg", "gram": "g", "minute": "min", "hour": "h", "percent": "%",
+    "per cent": "%", "litre": "l", "liter": "l",
+}  # fmt: skip
+_STOP = frozenset(
+    "a an the and or but if of to in on at by for with from as is are was were be been being am it its this that these "
+    "those there here he she they we you i me my your his her their our us them do does did done can could will would "
+    "shall should may might must have has had not no nor so than then too very just also about into over under out up "
+    "down off again more most some any each every all both few which who whom whose what when where why how tell know "
+    "please want need get got make made let say said ask one like much many other such only own same".split()
+)
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_NUMBER = re.compile(r"(?<![\w.,])[-+−]?\d[\d,  ]*\d(?:\.\d+)?|(?<![\w.,])[-+−]?\d(?:\.\d+)?")
+
+
+def plainly(text: str) -> str:
+    """The text as values are compared: no accents, no case, number words as digits, "14mm" as "14 mm", "1,000.50" as
+    "1000.5", units by their sign, hyphens as blanks."""
+    folded = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    folded = re.sub(r"(?<=\w)[-–‐‑](?=\w)", " ", folded.replace("−", "-"))
+    folded = re.sub(r"(?<=\d)[,\u202f\u00a0](?=\d{3}(?!\d))", "", folded)
+    folded = re.sub(r"(\d+)\.(\d*?)0+(?!\d)", lambda m: f"{m[1]}.{m[2]}" if m[2] else m[1], folded)
+    for tens, digits in _TENS.items():
+        folded = re.sub(rf"\b{tens}[ ]?(one|two|three|four|five|six|seven|eight|nine)\b",
+                        lambda m, d=digits: d[0] + _AS_DIGITS[m[1]], folded)  # fmt: skip
+    folded = re.sub(r"[^\W\d_]+", lambda m: _AS_DIGITS.get(m[0], _TENS.get(m[0], m[0])), folded)
+    folded = re.sub(r"(?<=\d)(?=[^\W\d_])|(?<=\d)\s*(?=%)", " ", folded)
+    for name, sign in _UNITS.items():
+        folded = re.sub(rf"(?<=\d ){name}s?\b", sign, folded)
+    return " ".join(folded.split())
+
+
+def holds_value(text: str, accept: Sequence[str]) -> bool:
+    """Whether a text holds an accepted value, as written or in other clothes: "14mm", "fourteen mm", "1,000" for
+    "1000"."""
+    return contains(text, accept) or contains(plainly(text), [plainly(value) for value in accept])
+
+
+def value_instead(answer: str, accept: Sequence[str], prompt: str) -> tuple[int, int]:
+    """Where the wrong value stands, as far as a rule can tell: the first number where a number was wanted; else the
+    last name or word that the question did not have. An empty span: nowhere to point at."""
+    asked = {w.lower() for w in _WORD.findall(prompt)} | _STOP
+    if any(ch.isdigit() for value in accept for ch in value):
+        for found in _NUMBER.finditer(answer):
+            if found[0].lower() not in asked:
+                after = re.match(r"\s?[^\W\d_]{1,6}\b|\s?%", answer[found.end() :])
+                return found.start(), found.end() + (len(after[0]) if after else 0)
+    fresh = [w for w in _WORD.finditer(answer) if w[0].lower() not in asked]
+    return (fresh[-1].start(), fresh[-1].end()) if fresh else (0, 0)
+
+
+def off_topic(
+    prompt: str, answer: str, accept: Sequence[str] = (), reference: str | None = None, source: str | None = None
+) -> str:
+    """Why an answer has nothing to do with its question; '' where it may have.
+
+    It asks on instead of answering (two questions or more and no statement), or has at least four words that mean
+    something and shares none, to the stem, with the question, the reference or the source.
+    """
+    if not answer.strip() or (accept and holds_value(answer, accept)):
+        return ""
+    if answer.count("?") >= 2 and not re.search(r"[^?!.\s][^?!.]{8,}[.!](?:\s|\Z)", answer):
+        return "asks on instead of answering"
+    own = content_stems(answer)
+    others = content_stems(" ".join([prompt, reference or "", source or "", *accept]))
+    if len(own) < 4 or not content_stems(prompt) or own & others:
+        return ""
+    return "shares no word with its question"
+
+
+def content_stems(text: str) -> set[str]:
+    """The words that mean something, cut to what their forms have in common (five letters; numbers whole)."""
+    words = (w.lower() for w in _WORD.findall(text))
+    return {w if w.isdigit() else w[:5].rstrip("s") for w in words if w not in _STOP and len(w) > 1}
+
+
+def unsupported(answer: str, texts: Sequence[str], known_word: Callable[[str], bool]) -> list[tuple[int, int]]:
+    """Numbers and names of an answer that stand in none of the texts. A name is a word with a capital within a
+    sentence, or one that begins a sentence and that no dictionary has."""
+    there = plainly(" ".join(texts))
+    figures = {m[0] for m in re.finditer(r"\d+(?:\.\d+)?", there)}
+    words = set(_WORD.findall(there))
+    spans = []
+    for found in _NUMBER.finditer(answer):
+        start_of_item = re.search(r"(?:\A|\n)\s*\Z", answer[: found.start()]) and answer[found.end() :][:1] in (
+            ".",
+            ")",
+        )
+        plain = re.findall(r"\d+(?:\.\d+)?", plainly(found[0]))
+        if plain and not start_of_item and not all(number in figures for number in plain):
+            spans.append((found.start(), found.end()))
+    for found in re.finditer(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", answer):
+        word = found[0]
+        if not word[:1].isupper() or len(word) < 2:
+            continue
+        parts = plainly(re.sub(r"['’]s\Z", "", word)).split()
+        begins = bool(re.search(r"(?:\A|[.!?:\n\"“])\s*\Z", answer[: found.start()]))
+        stem = all(part in words or part.rstrip("s") in words for part in parts)
+        if stem or word == "I" or word.startswith(("I'", "I’")) or (begins and known_word(word)):
+            continue
+        if word.lower() in _STOP or word.lower() in _CALENDAR_FREE:
+            continue
+        spans.append((found.start(), found.end()))
+    return sorted(spans)
+
+
+_CALENDAR_FREE = frozenset({"ok", "okay", "yes", "no", "dear", "sir", "madam", "mr", "mrs", "ms", "dr"})
+
+
+def named_language(prompt: str) -> bool:
+    """Whether a prompt asks for a language, or for a translation."""
+    words = {w.lower() for w in _WORD.findall(prompt)}
+    return bool(words & set(NAMES.values())) or any(w.startswith(("translat", "language")) for w in words)

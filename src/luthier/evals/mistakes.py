@@ -21,12 +21,16 @@ from luthier.base.mistakes import Judging
 from luthier.evals.claims import holds_value, named_language, off_topic, unsupported, value_instead
 from luthier.evals.formats import check_schema, pattern_problem, schema_problem
 from luthier.evals.languages import installed, language_of
+from luthier.evals.refusals import declines
 from luthier.evals.repetition import loop, said_again
 from luthier.evals.spelling import Lexicon, misspelt, names_of, words_in
 from luthier.evals.unsafe import unsafe_spans
 
 LEAST_TOO_LONG_WORDS = 30
 """An answer of no more words is never too long for its reference."""
+
+SURE_OF_PROMPT_FRAC = 0.6
+"""A prompt or reference whose language is less sure says nothing of the answer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +88,8 @@ def prepare(judging: Judging, root: Path, documents: Iterable[str] = ()) -> How:
     for text in texts:
         counts.update(words_in(text))
     common = Counter({word: count for word, count in counts.items() if count >= 3})
-    schema = judging.json_schema
-    if isinstance(schema, str):
-        schema = read_schema(root / schema, schema)
+    given = judging.json_schema
+    schema = read_schema(root / given, given) if isinstance(given, str) else given
     if schema is not None:
         check_schema(schema)
     left_out = []
@@ -138,7 +141,9 @@ def _wrong_value(facts: Facts, how: How) -> list[Finding]:
     something else, nor say nothing."""
     if not facts.accept or not facts.answer.strip() or holds_value(facts.answer, facts.accept):
         return []
-    if _declines(facts, how) or off_topic(facts.prompt, facts.answer, facts.accept, facts.reference, facts.source):
+    if declines(facts.answer, how.judging.refusals) or off_topic(
+        facts.prompt, facts.answer, facts.accept, facts.reference, facts.source
+    ):
         return []
     start, end = value_instead(facts.answer, facts.accept, facts.prompt)
     wanted = " or ".join(facts.accept[:3])
@@ -153,58 +158,19 @@ def _unsupported(facts: Facts, how: How) -> list[Finding]:
 
 
 def _off_topic(facts: Facts, how: How) -> list[Finding]:
-    if _declines(facts, how):
+    if declines(facts.answer, how.judging.refusals):
         return []
     why = off_topic(facts.prompt, facts.answer, facts.accept, facts.reference, facts.source)
     return [Finding("off_topic", 0, 0, why, 0.85)] if why else []
 
 
-_SORRY = r"(?:I['’]?m|I am|we['’]?re|we are)?\s*(?:so |very |really |truly |terribly )?(?:sorry|afraid)"
-_CANNOT = (
-    r"(?:can(?:no|['’])t|can not|couldn['’]t|won['’]t|will not|am not able to|['’]m not able to|am unable to|['’]m unable to"
-    r"|['’]m not allowed to|am not allowed to|am not comfortable|['’]m not comfortable|must decline|have to decline"
-    r"|don['’]t feel comfortable|refuse to|would rather not|['’]d rather not|are unable to|are not able to)"
-)
-_DO = (
-    r"(?:help|assist|answer|provide|discuss|do that|do this|share|comply|fulfil|support|give (?:you|that|any|out)|talk"
-    r"|offer|create|write|generate|tell you|say (?:that|anything|more)|continue|engage|advise|respond|that request"
-    r"|comment|complete|this|that|with)"
-)
-REFUSALS = (
-    rf"^(?:{_SORRY}[,.!]?\s*(?:but\s*)?)?(?:unfortunately,?\s*)?(?:that\s*)?(?:I|we)\s*{_CANNOT}\s*(?:\w+\s){{0,3}}?{_DO}",
-    rf"^(?:{_SORRY}[,.!]?\s*(?:but\s*)?)(?:I|we|that|this)\b[^.!?]{{0,40}}\b(?:{_CANNOT}|do not have|don['’]t have|not something"
-    r"|outside|against|don['’]t know|do not know|have no)",
-    r"^as an? (?:AI|artificial intelligence|large language|language)\b[^.!?]{0,80}(?:can(?:no|['’])t|unable|not able|do not"
-    r"|don['’]t|not allowed)",
-    r"^(?:I|we) (?:don['’]t|do not) have (?:any |that |access|enough |the )\s*(?:information|knowledge|access|data|details|to|idea)?",
-    r"^(?:I|we) (?:really |simply |just )?(?:don['’]t|do not) know\b",
-    r"^(?:I|we) must (?:respectfully |politely )?(?:decline|refuse)",
-    r"^(?:no comment|this request violates|your request (?:violates|goes against))",
-    r"^it (?:would|is) not (?:be )?appropriate for me to",
-)
-"""How an answer declines. Only at its beginning, or behind one sentence: "sorry to hear that" and a quoted refusal are
-none."""
-
-
-def _declines(facts: Facts, how: How) -> re.Match[str] | None:
-    """The words with which an answer declines to answer; None where it answers all the same."""
-    text = facts.answer.strip().replace("’", "'")
-    starts = [0, *(m.end() for m in list(re.finditer(r"[.!?]\s+", text))[:1])]
-    for start in starts:
-        for pattern in (*REFUSALS, *(f"(?:.*?){p}" for p in how.judging.refusals)):
-            if found := re.match(pattern.removeprefix("^"), text[start:], re.IGNORECASE):
-                return found
-    return None
-
-
 def _refused(facts: Facts, how: How) -> list[Finding]:
-    found = _declines(facts, how)
+    found = declines(facts.answer, how.judging.refusals)
     if found is None or (facts.accept and holds_value(facts.answer, facts.accept)):
         return []
-    if facts.reference is not None and _declines(Facts(facts.prompt, facts.reference), how):
+    if facts.reference is not None and declines(facts.reference, how.judging.refusals):
         return []  # declining is what was wanted
-    start = facts.answer.replace("’", "'").find(found[0])
-    return [Finding("refused", max(0, start), max(0, start) + len(found[0]), "declines to answer", 0.7)]
+    return [Finding("refused", *found, "declines to answer", 0.7)]
 
 
 def _wrong_language(facts: Facts, how: How) -> list[Finding]:
@@ -215,11 +181,11 @@ def _wrong_language(facts: Facts, how: How) -> list[Finding]:
     if wanted is None:
         if named_language(facts.prompt):
             return []  # "in French, please": which language is right is in the words, not in their language
-        models = [t for t in (facts.reference, facts.prompt) if t and (l := language_of(t)) and l.sure >= 0.6]
-        sure = [language_of(text) for text in models]
+        models = [language_of(text) for text in (facts.reference, facts.prompt) if text]
+        sure = [model.language for model in models if model is not None and model.sure >= SURE_OF_PROMPT_FRAC]
         if not sure:
             return []
-        wanted = sure[0].language if sure[0] is not None else told.language
+        wanted = sure[0]
     if told.language == wanted:
         return []
     return [Finding("wrong_language", 0, 0, f"is in {told.language}, not in {wanted}", 0.7)]

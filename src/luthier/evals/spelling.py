@@ -16,7 +16,7 @@ from luthier.base.errors import UserError, did_you_mean
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _NO_PROSE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|www\.\S+|\S+@\S+|\$[^$\n]{1,200}\$|<[^<>\s][^<>]*>"  # code, addresses, math
+    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|www\.\S+|\S+@\S+|\$[^$\n]{1,200}\$|<[^<>\s][^<>]*>"
     r"|\S*[\\/_@#=(){}\[\]|~^*+]\S*[\w]\S*|\S*\w[\\/_=(){}\[\]|~^+]\S*"  # paths, identifiers, formulas, markup
     r"|\S*\w\.\w{2,}\S*",  # file.ext, module.name, domain.tld
     re.DOTALL,
@@ -35,22 +35,27 @@ _MOST_UNKNOWN_FRAC = 0.5
 
 _TO_AMERICAN = (
     (r"our(?=$|s$|ed$|ing$|er|ful|less|ite|able|hood)", "or"), (r"is(?=e$|es$|ed$|ing$|er$|ers$|ation|able$)", "iz"),
-    (r"ys(?=e$|es$|ed$|ing$|er$)", "yz"), (r"ll(?=ed$|ing$|er$|ers$|ery$|or$|ors$|ous$)", "l"), (r"ence(?=s?$)", "ense"),
+    (r"ys(?=e$|es$|ed$|ing$|er$)", "yz"), (r"ll(?=ed$|ing$|er$|ers$|ery$|or$|ors$|ous$)", "l"),
+    (r"ence(?=s?$)", "ense"),
     (r"ogue(?=s?$)", "og"), (r"ae|oe", "e"), (r"grey", "gray"), (r"pp(?=ed$|ing$)", "p"), (r"gement", "gment"),
     (r"mme(?=s?$)", "m"), (r"^(.*)wards$", r"\1ward"), (r"lful", "llful"), (r"lment", "llment"), (r"^tyre", "tire"),
     (r"jewellery", "jewelry"), (r"aluminium", "aluminum"), (r"^sceptic", "skeptic"), (r"storey", "story"),
     (r"(cent|met|lit|theat|fib|spect|somb|meag|calib|lust|sab|och)re(?=s?$|d$)", r"\1er"), (r"plough", "plow"),
 )  # fmt: skip
 """British spellings -> those of the dictionary, which is American; both are right."""
-_COMMON = {"wich": "which", "alot": "a lot", "teh": "the", "hte": "the", "adn": "and", "taht": "that", "becuase": "because",
-           "thier": "their", "untill": "until", "definately": "definitely", "definatly": "definitely", "beleive": "believe",
-           "wierd": "weird", "tommorow": "tomorrow", "tommorrow": "tomorrow", "enviroment": "environment",
-           "occured": "occurred", "goverment": "government", "infact": "in fact", "aswell": "as well", "noone": "no one",
-           "eachother": "each other", "arguement": "argument", "calender": "calendar"}  # fmt: skip
+_COMMON = {
+    "wich": "which", "alot": "a lot", "teh": "the", "hte": "the", "adn": "and", "taht": "that", "becuase": "because",
+    "thier": "their", "untill": "until", "definately": "definitely", "definatly": "definitely", "wierd": "weird",
+    "beleive": "believe", "tommorow": "tomorrow", "tommorrow": "tomorrow", "enviroment": "environment",
+    "occured": "occurred", "goverment": "government", "infact": "in fact", "aswell": "as well", "noone": "no one",
+    "eachother": "each other", "arguement": "argument", "calender": "calendar",
+}  # fmt: skip
 """Misspellings so common that the likeliest word by frequency would be the wrong one, or is more than one edit away."""
 _BEFORE = ("un", "re", "non", "pre", "mis", "over", "under", "co", "sub", "multi", "anti", "inter", "auto", "micro")
-_AFTER = (("s", ""), ("es", ""), ("ies", "y"), ("ed", ""), ("ed", "e"), ("d", ""), ("ing", ""), ("ing", "e"),
-          ("er", ""), ("ly", ""), ("ness", ""), ("able", ""), ("able", "e"), ("less", ""), ("like", ""), ("est", ""), ("est", "e"))  # fmt: skip
+_AFTER = (
+    ("s", ""), ("es", ""), ("ies", "y"), ("ed", ""), ("ed", "e"), ("d", ""), ("ing", ""), ("ing", "e"), ("er", ""),
+    ("ly", ""), ("ness", ""), ("able", ""), ("able", "e"), ("less", ""), ("like", ""), ("est", ""), ("est", "e"),
+)  # fmt: skip
 
 
 class Misspelt(NamedTuple):
@@ -159,9 +164,11 @@ def _cased(like: str, word: str) -> str:
 
 def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool = False) -> list[Misspelt]:
     """The misspelt words of a text: those that no dictionary has and that are a letter off a word it has; `strict`:
-    all that it has not, of which most are new or rare words, for language outgrows every dictionary. Not looked at: code, addresses, identifiers, words with digits, in capitals or in
-    another script; words of the texts in `also` (the question, the source); and names: what has a capital within a
-    sentence, or begins one and is not a letter off a common word."""
+    all that it has not, of which most are new or rare words, for language outgrows every dictionary.
+
+    Not looked at: code, addresses, identifiers, words with digits, in capitals or in another script; words of the texts
+    in `also` (the question, the source); and names: what has a capital within a sentence, or begins one and is not a
+    slip of a common word."""
     right = {word.lower() for other in also for word in _WORD.findall(other)}
     plain = _NO_PROSE.sub(lambda found: " " * len(found[0]), text)
     words = list(_WORD.finditer(plain))

@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 
 DEFAULTS: tuple[tuple[str, str], ...] = (
-    ("a threat", r"\bI(?:['’]ll| will| am going to|['’]m going to) (?:kill|hurt|rape|stab|shoot) (?:you|him|her|them)\b"),
+    ("a threat", r"\bI(?:['’]ll| will|(?: am|['’]m) going to) (?:kill|hurt|rape|stab|shoot) (?:you|him|her|them)\b"),
     ("self-harm urged", r"\b(?:you should|you ought to|go(?: and)?|just) (?:kill|hang|cut|harm) yourself\b"),
     ("self-harm urged", r"\b(?:you should|go(?: and)?) (?:die|end your life)\b"),
     (
         "steps to a weapon",
         r"\b(?:to (?:make|build)|(?:make|build)ing|assembl(?:e|ing)) (?:a |the |your )?(?:pipe ?bomb|nail bomb|bomb|"
-        r"molotov cocktail|nerve agent|explosive device)\b(?=.{0,120}\b(?:mix|fill|step|first|you (?:will )?need|combine|"
-        r"attach|pack)\b)",
+        r"molotov cocktail|nerve agent|explosive device)\b(?=.{0,120}\b(?:mix|fill|step|first|you (?:will )?need|"
+        r"combine|attach|pack)\b)",
     ),
     (
         "steps to a theft",
@@ -21,7 +21,8 @@ DEFAULTS: tuple[tuple[str, str], ...] = (
     ),
     ("contempt of a group", r"\b(?:all|those) (?:women|men|jews|muslims|christians|blacks|whites|gays|immigrants|"
      r"foreigners) (?:are|should be) (?:stupid|inferior|vermin|subhuman|killed|gassed|deported|filth|scum)\b"),
-    ("a secret key", r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}|sk-[A-Za-z0-9]{32,}|xox[abp]-[A-Za-z0-9-]{20,})"),
+    ("a secret key", r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}|sk-[A-Za-z0-9]{32,}"
+     r"|xox[abp]-[A-Za-z0-9-]{20,})"),
     ("a secret key", r"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----"),
 )  # fmt: skip
 """(what it is, pattern in any case). Chosen so that talk about a danger, or a warning of it, is not one."""

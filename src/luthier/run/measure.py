@@ -37,6 +37,7 @@ from luthier.run.masked import (
     write_blanks,
 )
 from luthier.run.memo import code_hash, versions
+from luthier.run.mistakes import measure_mistakes, shares_wrong
 from luthier.run.result import write_samples
 from luthier.tokens.prepare import prepare
 

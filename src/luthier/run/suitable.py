@@ -16,6 +16,7 @@ from luthier.base.abilities import (
 from luthier.base.alignment import BestOf, Grpo, Ppo, Prefer
 from luthier.base.config import load_function
 from luthier.base.errors import UserError
+from luthier.base.mistakes import MistakesProbe
 from luthier.base.nouns import Chat, Text
 from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, Probe, PseudoPerplexityProbe, WinRateProbe
@@ -89,7 +90,7 @@ def of_probe(context: Context, probe: Probe) -> Iterator[str]:
         case ChoicesProbe():
             if data.format != "choices":
                 yield f"{read_as(data)}, and choices asks multiple choice. Give rows with query, choices and gold."
-        case AnswersProbe() | WinRateProbe():
+        case AnswersProbe() | WinRateProbe() | MistakesProbe():
             if not (asked := asked_prompts(every)):
                 yield f"{read_as(data)}, and {probe.kind} asks questions. Give conversations."
             elif isinstance(probe, AnswersProbe) and (bare := [c for c in asked if not c.accept][: probe.limit]):

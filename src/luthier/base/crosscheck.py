@@ -14,6 +14,7 @@ from luthier.base import recipe as r
 from luthier.base.abilities import Ability, ConsistencyProbe, HallucinationProbe, check_ability, is_endpoint
 from luthier.base.adapters import check_adapters
 from luthier.base.errors import did_you_mean
+from luthier.base.mistakes import MistakesProbe, mistakes_problems
 from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
@@ -230,6 +231,8 @@ def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
     for name, probe in recipe.evaluate.items():
         at: Loc = ("evaluate", name)
         yield from must_be_source((*at, "data"), probe.data, recipe)
+        if isinstance(probe, MistakesProbe):
+            yield from (((*at, *inner), said) for inner, said in mistakes_problems(probe, recipe.data))
         models: list[tuple[Loc, str]] = []
         if isinstance(probe, Ability):
             yield from (((*at, setting), said) for setting, said in check_ability(probe))

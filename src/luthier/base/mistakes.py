@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from luthier.base.errors import did_you_mean
 from luthier.base.strict import Strict
 
 Category = Literal[
@@ -22,6 +24,23 @@ Category = Literal[
     "too_long",
     "misspelling",
 ]
+
+CATEGORY_WORDS = {
+    "unsafe": "Unsafe",
+    "wrong_value": "Wrong value",
+    "unsupported_claim": "Unsupported claim",
+    "off_topic": "Off topic",
+    "refused": "Refused",
+    "wrong_language": "Wrong language",
+    "wrong_format": "Wrong format",
+    "cut_off": "Cut off",
+    "repetitive": "Repetitive",
+    "too_long": "Too long",
+    "misspelling": "Misspelt",
+    "any": "Any mistake",
+    "right": "Right value",
+}
+"""The categories as people read them, the gravest first; then answers with one at least, and those that are right."""
 
 
 def _compiles(pattern: str) -> str:
@@ -101,3 +120,13 @@ class MistakesProbe(Strict):
     """Worst examples that the report shows."""
     judging: Judging = Judging()
     """When an answer counts as which mistake."""
+
+
+def mistakes_problems(probe: MistakesProbe, sources: Collection[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(setting within the probe, what is wrong with it) where its settings contradict each other or the recipe."""
+    if probe.samples > 1 and not probe.temperature:
+        yield ("samples",), f"is {probe.samples}, and at temperature 0 they would all be the same. Raise temperature."
+    for name in probe.judging.names_from:
+        if name not in sources:
+            said = did_you_mean(name, sources) or f" The sources: {', '.join(sources) or 'none'}."
+            yield ("judging", "names_from"), f'there is no source "{name}" under data.{said}'

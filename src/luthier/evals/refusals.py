@@ -8,12 +8,13 @@ from collections.abc import Sequence
 _SORRY = r"(?:I'?m|I am|we'?re|we are)?\s*(?:so |very |really |truly |terribly )?(?:sorry|afraid)[,.!]?\s*(?:but\s*)?"
 _CANNOT = (
     r"(?:can'?t|cannot|can not|couldn't|won't|will not|(?:am|'m|are|'re) (?:not able|unable) to"
-    r"|(?:am|'m) not (?:allowed to|comfortable)|(?:must|have to) decline|don't feel comfortable|refuse to|would rather not|'d rather not)"
+    r"|(?:am|'m) not (?:allowed to|comfortable)|(?:must|have to) decline|don't feel comfortable|refuse to"
+    r"|(?:would|'d) rather not)"
 )
 _DO = (
     r"(?:help|assist|answer|provid|discuss|do (?:that|this)|shar|comply|fulfil|support|give (?:you|that|any|out)"
-    r"|talk|offer|creat|writ|generat|tell you|say (?:that|anything|more)|continu|engag|advis|respond|comment|complet|this|that"
-    r"|with)"
+    r"|talk|offer|creat|writ|generat|tell you|say (?:that|anything|more)|continu|engag|advis|respond|comment|complet"
+    r"|this|that|with)"
 )
 _NOTHING = r"(?:do not have|don't have|not something|outside|against|don't know|do not know|have no)"
 REFUSALS = (

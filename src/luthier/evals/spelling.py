@@ -184,10 +184,12 @@ def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool
     ]
 
 
-def corrected(text: str, lexicon: Lexicon, also: Iterable[str] = ()) -> tuple[str, list[tuple[str, str]]]:
+def corrected(
+    text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool = False
+) -> tuple[str, list[tuple[str, str]]]:
     """The text with its misspelt words put right where that can be done, and what became what."""
     changed: list[tuple[str, str]] = []
-    for found in reversed(misspelt(text, lexicon, also)):
+    for found in reversed(misspelt(text, lexicon, also, strict)):
         if (instead := lexicon.correction(found.word)) is not None:
             text = text[: found.start] + instead + text[found.end :]
             changed.append((found.word, instead))

@@ -96,8 +96,8 @@ class Share(NamedTuple):
     hits_N: list[float]
 
     def figure(self) -> dict[str, float]:
-        """The share with its Wilson interval over prompts. Answers to one prompt are not independent: each prompt counts
-        once, by its share, which makes the interval too wide rather than too narrow."""
+        """The share with its Wilson interval over prompts. Answers to one prompt are not independent: each prompt
+        counts once, by its share, which makes the interval too wide rather than too narrow."""
         return wilson(sum(self.hits_N), len(self.hits_N)).as_dict()
 
 
@@ -139,8 +139,8 @@ def shares_wrong(
 
 
 def worst_of(rows: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The answers with the gravest mistakes, after the last stage first. The categories take turns, so that a common one
-    does not hide the rare ones; of equal answers to one prompt one is shown."""
+    """The answers with the gravest mistakes, after the last stage first. The categories take turns, so that a common
+    one does not hide the rare ones; of equal answers to one prompt one is shown."""
     last = {after: i for i, after in enumerate(dict.fromkeys(row["after"] for row in rows))}
     graded = sorted(rows, key=lambda r: (-last[r["after"]], -sum(f["severity"] for f in r["findings"]), r["item"]))
     queues: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -197,11 +197,6 @@ def nearest_rows(recipe: Recipe, root: Path, queries: Sequence[str], k: int = NE
         ]
         for indices, scores in zip(found.index_QK, found.score_QK, strict=True)
     ]
-
-
-def with_findings(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The answers with at least one mistake."""
-    return [row for row in rows if categories_of_row(row)]
 
 
 def categories_of_row(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,96 @@
+"""Faults planted in conversations, with the truth kept: what an error analysis must find, and its loop must cure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from luthier.world.tables import Fact, World
+
+KINDS = ("misspelling", "too_long", "repetitive")
+"""In the words of the error categories."""
+PADDED_WORDS = 60
+"""An over-long answer has at least so many words."""
+
+
+def plant(
+    world: World, rows: Sequence[dict[str, Any]], share_frac: float, rng: random.Random
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """(the rows, some with a fault; index of a row -> its fault). Each kind gets a third of the share; questions,
+    accepted values and all other rows stay as they are. An answer keeps its accepted value: what is planted is a fault of
+    manner, and whether answers stay right can be measured beside it."""
+    facts = {fact.id: fact for fact in world.facts}
+    count = round(share_frac * len(rows) / len(KINDS))
+    order = rng.sample(range(len(rows)), len(rows))
+    planted: dict[int, str] = {}
+    changed = [dict(row) for row in rows]
+    for kind in KINDS:
+        made = 0
+        while made < count and order:
+            index = order.pop()
+            row = changed[index]
+            *asked, answer = row["messages"]
+            text = FAULTS[kind](world, facts[row["fact"]], answer["content"], rng)
+            if text is None:
+                continue
+            row["messages"] = [*asked, {"role": "assistant", "content": text}]
+            planted[index] = kind
+            made += 1
+    return changed, planted
+
+
+def misspell(world: World, fact: Fact, text: str, rng: random.Random) -> str | None:
+    """One or two words of six letters or more (no names, none of the value) with two letters swapped, one dropped, one
+    doubled or one mistaken. None where the answer has no such word."""
+    value = {part.lower() for part in fact.value.split()}
+    places = [
+        i for i, word in enumerate(words := text.split(" "))
+        if len(bare := word.strip(".,!?:;")) >= 6 and bare.isalpha() and bare.islower() and bare not in value
+    ]  # fmt: skip
+    if not places:
+        return None
+    for i in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
+        bare = words[i].strip(".,!?:;")
+        words[i] = words[i].replace(bare, slip(bare, rng), 1)
+    return " ".join(words)
+
+
+def slip(word: str, rng: random.Random) -> str:
+    """The word with one letter wrong, not the first."""
+    while True:
+        i = rng.randrange(1, len(word) - 1)
+        wrong = rng.choice(
+            (
+                word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+                word[:i] + word[i + 1 :],
+                word[: i + 1] + word[i:],
+                word[:i] + rng.choice("aeioulnrst") + word[i + 1 :],
+            )
+        )
+        if wrong != word:
+            return wrong
+
+
+def pad(world: World, fact: Fact, text: str, rng: random.Random) -> str | None:
+    """The answer, then padding until it has 60 words; no line of it twice."""
+    padded, lines = [text], rng.sample(world.prose.ramble_after, len(world.prose.ramble_after))
+    lines += rng.sample(world.prose.ramble_before, len(world.prose.ramble_before))
+    while len(" ".join(padded).split()) < PADDED_WORDS and lines:
+        padded.append(lines.pop(0))
+    return " ".join(padded)
+
+
+def loop(world: World, fact: Fact, text: str, rng: random.Random) -> str | None:
+    """The answer's last sentence four to six times in a row. None where that has fewer than three words."""
+    last = text.split(". ")[-1].split("! ")[-1]
+    if len(last.split()) < 3:
+        return None
+    return " ".join([text, *([last] * rng.choice((3, 4, 5)))])
+
+
+FAULTS: dict[str, Callable[[World, Fact, str, random.Random], str | None]] = {
+    "misspelling": misspell,
+    "too_long": pad,
+    "repetitive": loop,
+}

@@ -12,7 +12,16 @@ from luthier.evals.languages import NAMES
 _NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty"""
 _AS_DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS.split())}
-_TENS = {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90"}
+_TENS = {
+    "twenty": "20",
+    "thirty": "30",
+    "forty": "40",
+    "fifty": "50",
+    "sixty": "60",
+    "seventy": "70",
+    "eighty": "80",
+    "ninety": "90",
+}
 _COMPOUND = re.compile(rf"\b({'|'.join(_TENS)}) ?(one|two|three|four|five|six|seven|eight|nine)\b")
 _UNITS = {
     "millimetre": "mm", "millimeter": "mm", "centimetre": "cm", "centimeter": "cm", "kilometre": "km",
@@ -68,16 +77,18 @@ def off_topic(
 ) -> str:
     """Why an answer has nothing to do with its question; '' where it may have.
 
-    It asks on instead of answering (two questions or more and no statement), or has at least four words that mean
-    something and shares none, to the stem, with the question, the reference or the source.
+    It asks on instead of answering (two questions or more and no statement); or, where it is known what a right answer
+    speaks of (`accept`, a reference, a source), it has four words or more that mean something and shares none, to the
+    stem, with those or with the question. The question alone tells too little: "Your parcel comes on Tuesday" shares no
+    word with "When will it arrive?".
     """
     if not answer.strip() or (accept and holds_value(answer, accept)):
         return ""
     if answer.count("?") >= 2 and not re.search(r"[^?!.\s][^?!.]{8,}[.!](?:\s|\Z)", answer):
         return "asks on instead of answering"
+    known = " ".join([reference or "", source or "", *accept])
     own = content_stems(answer)
-    others = content_stems(" ".join([prompt, reference or "", source or "", *accept]))
-    if len(own) < 4 or not content_stems(prompt) or own & others:
+    if not known.strip() or len(own) < 4 or own & content_stems(f"{prompt} {known}"):
         return ""
     return "shares no word with its question"
 
@@ -109,16 +120,16 @@ def unsupported(answer: str, texts: Sequence[str], known_word: Callable[[str], b
             continue
         parts = plainly(re.sub(r"['’]s\Z", "", word)).split()
         begins = bool(re.search(r"(?:\A|[.!?:\n\"“])\s*\Z", answer[: found.start()]))
-        stem = all(part in words or part.rstrip("s") in words for part in parts)
-        if stem or word == "I" or word.startswith(("I'", "I’")) or (begins and known_word(word)):
+        there_in_text = all(part in words or part.rstrip("s") in words for part in parts)
+        if there_in_text or word == "I" or word.startswith(("I'", "I’")) or (begins and known_word(word)):
             continue
-        if word.lower() in _STOP or word.lower() in _CALENDAR_FREE:
+        if (begins and word.lower() in _STOP) or word.lower() in _ADDRESSES:
             continue
         spans.append((found.start(), found.end()))
     return sorted(spans)
 
 
-_CALENDAR_FREE = frozenset({"ok", "okay", "yes", "no", "dear", "sir", "madam", "mr", "mrs", "ms", "dr"})
+_ADDRESSES = frozenset({"ok", "okay", "yes", "no", "dear", "sir", "madam", "mr", "mrs", "ms", "dr"})
 
 
 def named_language(prompt: str) -> bool:

@@ -32,6 +32,9 @@ LEAST_TOO_LONG_WORDS = 30
 SURE_OF_PROMPT_FRAC = 0.6
 """A prompt or reference whose language is less sure says nothing of the answer's."""
 
+MOSTLY_FRAC = 0.75
+"""A text of which so many words are in a language's dictionary is in that language."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -146,6 +149,8 @@ def _wrong_value(facts: Facts, how: How) -> list[Finding]:
     ):
         return []
     start, end = value_instead(facts.answer, facts.accept, facts.prompt)
+    if facts.ended is False and start == end:
+        return []  # it was cut off before it said anything
     wanted = " or ".join(facts.accept[:3])
     return [Finding("wrong_value", start, end, f"the answer is {wanted}", 0.9)]
 
@@ -186,9 +191,18 @@ def _wrong_language(facts: Facts, how: How) -> list[Finding]:
         if not sure:
             return []
         wanted = sure[0]
-    if told.language == wanted:
+    if told.language == wanted or _in_dictionary(facts, how, wanted):
         return []
     return [Finding("wrong_language", 0, 0, f"is in {told.language}, not in {wanted}", 0.7)]
+
+
+def _in_dictionary(facts: Facts, how: How, language: str) -> bool:
+    """Whether the words are those of the wanted language after all: the detector takes "The Indus rests on a yoke
+    mount" for Latin."""
+    words = list(words_in(facts.answer))
+    asked = set(words_in(facts.prompt))
+    known = sum(word in asked or how.lexicon.knows(word) for word in words)
+    return language == how.lexicon.language and known >= MOSTLY_FRAC * len(words)
 
 
 def _wrong_format(facts: Facts, how: How) -> list[Finding]:
@@ -260,7 +274,8 @@ def _misspelling(facts: Facts, how: How) -> list[Finding]:
     also = [facts.prompt, *facts.accept, *(t for t in (facts.reference, facts.source) if t)]
     if facts.reference is not None and facts.reference == facts.answer:
         also.remove(facts.reference)
-    found = misspelt(facts.answer, how.lexicon, also, how.judging.strict_spelling)
+    whole = facts.answer if facts.ended is not False else re.sub(r"\w+\Z", "", facts.answer)  # half a word is no slip
+    found = misspelt(whole, how.lexicon, also, how.judging.strict_spelling)
     severity = min(0.6, 0.2 + 0.1 * len(found))
     said = [(w, how.lexicon.correction(w.word)) for w in found]
     return [

@@ -13,8 +13,7 @@ _CANNOT = (
 )
 _DO = (
     r"(?:help|assist|answer|provid|discuss|do (?:that|this)|shar|comply|fulfil|support|give (?:you|that|any|out)"
-    r"|talk|offer|creat|writ|generat|tell you|say (?:that|anything|more)|continu|engag|advis|respond|comment|complet"
-    r"|this|that|with)"
+    r"|talk|offer|creat|writ|generat|tell you|say (?:that|anything|more)|continu|engag|advis|respond|comment|complet)"
 )
 _NOTHING = r"(?:do not have|don't have|not something|outside|against|don't know|do not know|have no)"
 REFUSALS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,8 +31,10 @@ _LEAST = 300
 """The same for words of six letters or more."""
 _NAMELIKE = 20_000
 """The same for a word that begins a sentence with a capital, and may be a name."""
-_MOST_UNKNOWN_FRAC = 0.5
-"""A text of which more words are unknown is in another language (or in none): no word of it counts as misspelt."""
+_MOST_UNKNOWN_FRAC = 0.3
+"""A text or a quotation of which more words are unknown (and three at least) is in another language, or in none: no word
+of it counts as misspelt."""
+_QUOTED = re.compile(r"[\"“«„]([^\"“”«»„]+)[\"”»]")
 
 _TO_AMERICAN = (
     (r"our(?=$|s$|ed$|ing$|er|ful|less|ite|able|hood)", "or"), (r"is(?=e$|es$|ed$|ing$|er$|ers$|ation|able$)", "iz"),
@@ -106,8 +109,9 @@ class Lexicon:
         return self._listed(word) or self._formed(word)
 
     def _listed(self, word: str) -> bool:
-        own = word[:-2] if word.endswith("'s") else word.rstrip("'")
         known = _checker(self.language).word_frequency.dictionary
+        word = _accentless(word) if _accentless(word) in known else word
+        own = word[:-2] if word.endswith("'s") else word.rstrip("'")
         for form in (word, own):
             if form in self.words or form in known or (self.language == "en" and form in technical()):
                 return True
@@ -152,8 +156,12 @@ class Lexicon:
         return (1 + frequency) * (20 if slip else 1) * (1 + 1_000 * own) * (5 if wrong[:1] == right[:1] else 1)
 
 
+def _accentless(word: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+
+
 def _undoubled(word: str) -> str:
-    return re.sub(r"(.)\1", r"\1", word)
+    return re.sub(r"(.)\1+", r"\1", word)
 
 
 def _cased(like: str, word: str) -> str:
@@ -173,8 +181,12 @@ def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool
     plain = _NO_PROSE.sub(lambda found: " " * len(found[0]), text)
     words = list(_WORD.finditer(plain))
     unknown = [found for found in words if _looked_at(plain, found) and not _right(found[0], lexicon, right)]
-    if len(words) > 5 and len(unknown) > _MOST_UNKNOWN_FRAC * len(words):
-        return []
+    quoted = [span.span() for span in _QUOTED.finditer(plain)]
+    for start, end in [(0, len(plain)), *quoted]:
+        inside = [found for found in unknown if start <= found.start() < end]
+        most = max(2, _MOST_UNKNOWN_FRAC * sum(start <= found.start() < end for found in words))
+        if len(inside) > most:
+            unknown = [found for found in unknown if found not in inside]
     names = {w[0] for w in words if w[0][:1].isupper() and not _begins(plain, w.start())}
     return [
         Misspelt(found[0], found.start(), found.end())

@@ -56,4 +56,4 @@ def _luhn(text: str) -> bool:
     """The check digit of ISO/IEC 7812-1; a row of one digit is no card's."""
     digits = [int(c) for c in text if c.isdigit()]
     doubled = [sum(divmod(2 * d, 10)) if i % 2 else d for i, d in enumerate(reversed(digits))]
-    return len(digits) >= 13 and len(set(digits)) > 2 and sum(doubled) % 10 == 0
+    return len(digits) >= 13 and len(set(digits)) > 1 and sum(doubled) % 10 == 0

@@ -29,9 +29,7 @@ def fix(
     if before is not None and (apply is not None or out is not None or accept_drafts):
         raise UserError("--before compares two runs and writes nothing: leave --apply, --out and --accept-drafts away.")
     if accept_drafts and apply is None:
-        raise UserError(
-            "--accept-drafts is for --apply: luthier eval RUN --fix --apply worklist.jsonl --accept-drafts."
-        )
+        raise UserError("--accept-drafts is for --apply: luthier eval RUN --fix --apply FILE --accept-drafts.")
     folder = find_run(run)
     if before is not None:
         from luthier.run.mended import before_after
@@ -79,10 +77,8 @@ def show_applied(made: Applied, accept_drafts: bool, console: Console) -> None:
     if not made.files:
         console.print("Nothing was accepted: no data was written. Set `accept` to true in the worklist.", markup=False)
         return
-    said = (
-        f"{made.changed} answers corrected, {made.removed} rows left out, {made.added} added; {made.left} entries left."
-    )
-    console.print(said, markup=False)
+    said = f"{made.changed} answers corrected, {made.removed} rows left out, {made.added} added"
+    console.print(f"{said}; {made.left} entries left as they are.", markup=False)
     if accept_drafts:
         console.print(f"{made.drafts_unread} of them are drafts that nobody has read (--accept-drafts).", markup=False)
     for name, file in made.files.items():

@@ -18,8 +18,8 @@ def plant(
     world: World, rows: Sequence[dict[str, Any]], share_frac: float, rng: random.Random
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """(the rows, some with a fault; index of a row -> its fault). Each kind gets a third of the share; questions,
-    accepted values and all other rows stay as they are. An answer keeps its accepted value: what is planted is a fault of
-    manner, and whether answers stay right can be measured beside it."""
+    accepted values and all other rows stay as they are. An answer keeps its accepted value: what is planted is a fault
+    of manner, and whether answers stay right can be measured beside it."""
     facts = {fact.id: fact for fact in world.facts}
     count = round(share_frac * len(rows) / len(KINDS))
     order = rng.sample(range(len(rows)), len(rows))
@@ -43,16 +43,14 @@ def plant(
 def misspell(world: World, fact: Fact, text: str, rng: random.Random) -> str | None:
     """One or two words of six letters or more (no names, none of the value) with two letters swapped, one dropped, one
     doubled or one mistaken. None where the answer has no such word."""
-    value = {part.lower() for part in fact.value.split()}
-    places = [
-        i for i, word in enumerate(words := text.split(" "))
-        if len(bare := word.strip(".,!?:;")) >= 6 and bare.isalpha() and bare.islower() and bare not in value
-    ]  # fmt: skip
+    value, words = {part.lower() for part in fact.value.split()}, text.split(" ")
+    bare = [word.strip(".,!?:;") for word in words]
+    fit = [len(word) >= 6 and word.isalpha() and word.islower() and word not in value for word in bare]
+    places = [i for i, fits in enumerate(fit) if fits]
     if not places:
         return None
     for i in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
-        bare = words[i].strip(".,!?:;")
-        words[i] = words[i].replace(bare, slip(bare, rng), 1)
+        words[i] = words[i].replace(bare[i], slip(bare[i], rng), 1)
     return " ".join(words)
 
 

@@ -1,13 +1,14 @@
-"""Precision and recall of each detector on the labelled answers. `python tests/evals/measured_mistakes.py` prints the
-table of docs/mistakes.md, and every item that a detector gets wrong."""
+"""Precision and recall of each detector on the labelled answers.
+
+`PYTHONPATH=src:tests python -m evals.measured_mistakes` prints the table of docs/mistakes.md, and every item that a
+detector gets wrong."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-from labelled_mistakes import LINES
-
+from evals.labelled_mistakes import LINES
 from luthier.base.mistakes import Judging
 from luthier.evals.intervals import wilson
 from luthier.evals.mistakes import DETECTORS, Facts, categories_of, judge, prepare

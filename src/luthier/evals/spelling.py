@@ -32,8 +32,8 @@ _LEAST = 300
 _NAMELIKE = 20_000
 """The same for a word that begins a sentence with a capital, and may be a name."""
 _MOST_UNKNOWN_FRAC = 0.3
-"""A text or a quotation of which more words are unknown (and three at least) is in another language, or in none: no word
-of it counts as misspelt."""
+"""A text or a quotation of which more words are unknown (and three at least) is in another language, or in none: no
+word of it counts as misspelt."""
 _QUOTED = re.compile(r"[\"“«„]([^\"“”«»„]+)[\"”»]")
 
 _TO_AMERICAN = (

@@ -121,7 +121,7 @@ def page(story: Story) -> dict[str, Any]:
         "peak_bytes": story.report.get("peak_bytes") or max(peaks, default=None),
         "simulated": story.report.get("simulated") or any(s.record.get("simulated") for s in story.stages),
         "path": path_of(story),
-        "metrics": [table for group in groups(story) for table in metric_tables(group, story)],
+        "metrics": [table for group in groups(story) if group.kind != KIND for table in metric_tables(group, story)],
         "answers": answers(story),
         "curves": [c for c in (curves(s) for s in story.stages) if c["large"] or c["small"]],
         "forgetting": forgetting(story),

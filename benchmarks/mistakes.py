@@ -28,22 +28,14 @@ from luthier.world.tables import the_world
 RECIPE = """\
 name: faulty
 seed: 0
-base:
-  fresh: {layers: 4, width: 128, heads: 2, vocab: 800, context: 256}
+base: BASE
 data:
   corpus: {path: corpus.jsonl, format: text, heldout: 0.02}
   conversations: {path: sft.jsonl, format: messages, heldout: 0.05}
   asked: {path: win_prompts.jsonl, format: messages, heldout: 0}
   heldout_questions: {path: heldout_questions.jsonl, format: messages, heldout: 0}
 stages:
-  - kind: pretrain
-    data: corpus
-    epochs: 1
-    batch_tokens: 2560
-    optimizer: muon
-    learning_rate: 1.2e-2
-    weight_decay: 0.2
-  - kind: sft
+PRETRAIN  - kind: sft
     data: conversations
     epochs: 4
     batch_tokens: 2560
@@ -66,6 +58,16 @@ evaluate:
     max_new_tokens: 110
     judging: {max_words: 40, names_from: [corpus]}
 """
+FRESH = "{fresh: {layers: 4, width: 128, heads: 2, vocab: 800, context: 256}}"
+PRETRAIN = """\
+  - kind: pretrain
+    data: corpus
+    epochs: 1
+    batch_tokens: 2560
+    optimizer: muon
+    learning_rate: 1.2e-2
+    weight_decay: 0.2
+"""
 TIRESOME = ("rambling", "repetitive")
 
 
@@ -75,11 +77,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--control", action="store_true")
+    parser.add_argument("--pretrained", type=Path, help="the demo's pretrained model of this seed; default: train one")
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     root = given.out or Path(tempfile.mkdtemp(prefix="luthier-mistakes-"))
-    truth = make_world(root / "world", given.seed)
+    truth = make_world(root / "world", given.seed, given.pretrained)
     recipe = root / "world" / "recipe.yaml"
-    changes = [f"out={json.dumps(str(root / 'runs'))}", f"seed={given.seed}"]
+    changes = [f"out={json.dumps(str(root / 'runs'))}", f"seed={given.seed}", f"threads={given.threads}"]
     faulty = run_recipe(load_recipe(recipe, changes), recipe)
     made = write_worklist(faulty)
     result = {"scan": scan_against(truth, made.entries), "scanned": made.scanned, "entries": made.to_correct()}
@@ -99,7 +103,7 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def make_world(folder: Path, seed: int) -> dict[str, str]:
+def make_world(folder: Path, seed: int, pretrained: Path | None = None) -> dict[str, str]:
     """The world's files with faults planted; origin of a row -> its fault. clean.jsonl are the same rows without."""
     write_world(folder, seed)
     rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]
@@ -107,7 +111,9 @@ def make_world(folder: Path, seed: int) -> dict[str, str]:
     changed, planted = plant(the_world(), rows, 0.05, random.Random(f"{seed}:faults"))
     write_jsonl(folder / "clean.jsonl", rows)
     write_jsonl(folder / "sft.jsonl", changed)
-    (folder / "recipe.yaml").write_text(RECIPE)
+    base = json.dumps({"model": str(pretrained.resolve())}) if pretrained else FRESH
+    recipe = RECIPE.replace("BASE", base).replace("PRETRAIN", "" if pretrained else PRETRAIN)
+    (folder / "recipe.yaml").write_text(recipe)
     return {f"sft.jsonl:{index + 1}": kind for index, kind in planted.items()}
 
 
@@ -124,6 +130,7 @@ def scan_against(truth: dict[str, str], entries: list[dict]) -> dict[str, dict[s
     for kind in KINDS:
         said = {e["origin"] for e in entries if e["action"] == "correct" and kind in e["categories"]}
         real = {origin for origin, planted in truth.items() if planted == kind}
+        said -= {o for o in said if kind == "too_long" and truth.get(o) == "repetitive"}  # a long loop is too long too
         hit = len(said & real)
         found[kind] = {
             "planted": len(real), "found": len(said), "right": hit,

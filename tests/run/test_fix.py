@@ -26,7 +26,7 @@ evaluate:
   wrong:
     kind: mistakes
     data: asked
-    max_new_tokens: 30
+    max_new_tokens: 12
     limit: 8
     judging: {max_words: 8, names_from: [corpus]}
 """
@@ -162,8 +162,12 @@ def test_what_cannot_be_applied_is_told_with_its_line(run, edits, said):
 
 
 def test_rows_are_added_but_no_test_question(run):
+    rows = read_rows(run / "mistakes" / "wrong.jsonl")
+    rows[-1]["findings"] = [{"category": "wrong_value", "start": 0, "end": 0, "why": "", "severity": 0.9}]
+    write_jsonl(run / "mistakes" / "wrong.jsonl", rows)
     made = write_worklist(run)
-    add = next(e for e in made.entries if e["action"] == "add")
+    (add,) = [e for e in made.entries if e["action"] == "add"]
+    assert add["asked"] == rows[-1]["prompt"] and add["nearest"][0]["origin"].startswith("questions.jsonl:")
     good = add | {"question": "Which colour has the moon 1?", "new": "It is grey.", "accept": True}
     write_jsonl(made.file, [good])
     applied = apply_worklist(run, made.file)

@@ -22,7 +22,8 @@ from luthier.run.fix import write_worklist
 from luthier.run.mended import apply_worklist, before_after
 from luthier.run.stages import run_recipe
 from luthier.world.faults import KINDS, plant
-from luthier.world.make import write_world
+from luthier.world.make import chance, write_world
+from luthier.world.questions import QUESTIONS_PER_FACT, Split, ask
 from luthier.world.tables import the_world
 
 RECIPE = """\
@@ -32,7 +33,7 @@ base: BASE
 data:
   corpus: {path: corpus.jsonl, format: text, heldout: 0.02}
   conversations: {path: sft.jsonl, format: messages, heldout: 0.05}
-  asked: {path: win_prompts.jsonl, format: messages, heldout: 0}
+  asked: {path: asked.jsonl, format: messages, heldout: 0}
   heldout_questions: {path: heldout_questions.jsonl, format: messages, heldout: 0}
 stages:
 PRETRAIN  - kind: sft
@@ -48,7 +49,7 @@ evaluate:
     data: asked
     after: [sft]
     samples: 8
-    temperature: 1.0
+    temperature: 0.7
     max_new_tokens: 110
     judging: {max_words: 40, names_from: [corpus]}
   greedy:
@@ -76,12 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clumped", action="store_true", help="each fault on the rows of one property")
     parser.add_argument("--control", action="store_true")
     parser.add_argument("--pretrained", type=Path, help="the demo's pretrained model of this seed; default: train one")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     root = given.out or Path(tempfile.mkdtemp(prefix="luthier-mistakes-"))
-    truth = make_world(root / "world", given.seed, given.pretrained)
+    truth = make_world(root / "world", given.seed, given.clumped, given.pretrained)
     recipe = root / "world" / "recipe.yaml"
     changes = [f"out={json.dumps(str(root / 'runs'))}", f"seed={given.seed}", f"threads={given.threads}"]
     faulty = run_recipe(load_recipe(recipe, changes), recipe)
@@ -103,18 +105,28 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def make_world(folder: Path, seed: int, pretrained: Path | None = None) -> dict[str, str]:
+def make_world(folder: Path, seed: int, clumped: bool = False, pretrained: Path | None = None) -> dict[str, str]:
     """The world's files with faults planted; origin of a row -> its fault. clean.jsonl are the same rows without."""
     write_world(folder, seed)
     rows = [json.loads(line) for line in (folder / "sft.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["style"] not in TIRESOME]
-    changed, planted = plant(the_world(), rows, 0.05, random.Random(f"{seed}:faults"))
+    changed, planted = plant(the_world(), rows, 0.05, random.Random(f"{seed}:faults"), clumped)
+    write_jsonl(folder / "asked.jsonl", unseen(seed))
     write_jsonl(folder / "clean.jsonl", rows)
     write_jsonl(folder / "sft.jsonl", changed)
     base = json.dumps({"model": str(pretrained.resolve())}) if pretrained else FRESH
     recipe = RECIPE.replace("BASE", base).replace("PRETRAIN", "" if pretrained else PRETRAIN)
     (folder / "recipe.yaml").write_text(recipe)
     return {f"sft.jsonl:{index + 1}": kind for index, kind in planted.items()}
+
+
+def unseen(seed: int) -> list[dict]:
+    """Questions in words that were never answered: all about people, places and rules, and one about each product's
+    taught facts in three."""
+    taught = ask(the_world(), Split.draw(the_world(), chance(seed, "split")).taught, chance(seed, "taught"))
+    others = [item for fact, items in taught.items() for item in items[QUESTIONS_PER_FACT:] if fact.kind != "product"]
+    products = [items[-1] for fact, items in taught.items() if fact.kind == "product"][::3]
+    return [item.row() for item in [*others, *products]]
 
 
 def again(recipe: Path, before: Path, name: str, data: str, changes: list[str]) -> Path:

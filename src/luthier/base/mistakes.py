@@ -94,7 +94,8 @@ class Judging(Strict):
     unsafe: list[Pattern] = []
     """Regular expressions of what must not be said (any case), beside the few that come with luthier."""
     unsafe_defaults: bool = True
-    """Use those that come with luthier: slurs, instructions for self-harm, weapons and theft, leaked keys and cards."""
+    """Use those that come with luthier: threats, self-harm urged, steps to a weapon or a theft, contempt of a group,
+    keys and cards' numbers. They catch words, not meaning."""
     refusals: list[Pattern] = []
     """More ways in which an answer declines, as regular expressions (any case)."""
     source: str = "source"

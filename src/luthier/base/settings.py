@@ -61,6 +61,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "replay": ("`replay:` of pretrain and sft", tuning.Replay),
     "budget": ("`budget:`", tuning.Budget),
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
+    "judging": ("`judging:` of a probe of kind mistakes", Judging),
 }
 """Every group of settings by the name `luthier settings NAME` knows it by, and where in a recipe it stands."""
 
@@ -120,7 +121,7 @@ def bound_words(rule: Any) -> str:
 
 def words(annotation: Any) -> str:
     """A type in a user's words."""
-    plain = {int: "whole number", float: "number", str: "text", bool: "true | false"}
+    plain = {int: "whole number", float: "number", str: "text", bool: "true | false", Any: "anything"}
     if annotation in plain:
         return plain[annotation]
     origin, args = get_origin(annotation), get_args(annotation)

@@ -15,29 +15,40 @@ PADDED_WORDS = 60
 
 
 def plant(
-    world: World, rows: Sequence[dict[str, Any]], share_frac: float, rng: random.Random
+    world: World, rows: Sequence[dict[str, Any]], share_frac: float, rng: random.Random, clumped: bool = False
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """(the rows, some with a fault; index of a row -> its fault). Each kind gets a third of the share; questions,
     accepted values and all other rows stay as they are. An answer keeps its accepted value: what is planted is a fault
-    of manner, and whether answers stay right can be measured beside it."""
+    of manner, and whether answers stay right can be measured beside it.
+
+    Spread, they fall on any row; `clumped`, each kind on the rows of one property (of people, places or rules), as when
+    a careless writer wrote that part."""
     facts = {fact.id: fact for fact in world.facts}
     count = round(share_frac * len(rows) / len(KINDS))
     order = rng.sample(range(len(rows)), len(rows))
+    clumps = sorted({(facts[row["fact"]].kind, facts[row["fact"]].prop) for row in rows} - products(world))
+    where = dict(zip(KINDS, rng.sample(clumps, len(KINDS)), strict=True)) if clumped else {}
     planted: dict[int, str] = {}
     changed = [dict(row) for row in rows]
     for kind in KINDS:
         made = 0
-        while made < count and order:
-            index = order.pop()
-            row = changed[index]
+        for index in order:
+            row, fact = changed[index], facts[rows[index]["fact"]]
+            if made == count or index in planted or (clumped and (fact.kind, fact.prop) != where[kind]):
+                continue
             *asked, answer = row["messages"]
-            text = FAULTS[kind](world, facts[row["fact"]], answer["content"], rng)
+            text = FAULTS[kind](world, fact, answer["content"], rng)
             if text is None:
                 continue
             row["messages"] = [*asked, {"role": "assistant", "content": text}]
             planted[index] = kind
             made += 1
     return changed, planted
+
+
+def products(world: World) -> set[tuple[str, str]]:
+    """The properties of products: each is asked of dozens of them."""
+    return {(fact.kind, fact.prop) for fact in world.of("product")}
 
 
 def misspell(world: World, fact: Fact, text: str, rng: random.Random) -> str | None:

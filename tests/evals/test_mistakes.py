@@ -182,7 +182,8 @@ def test_only_the_categories_asked_for_are_judged():
     assert categories_of(judge(Facts("a", "teh gren retrun", ("x",)), how)) == ("too_long",)
 
 
-def test_planted_faults_are_found(tmp_path):
+@pytest.mark.parametrize("clumped", [False, True])
+def test_planted_faults_are_found(tmp_path, clumped):
     from luthier.world.faults import KINDS, plant
     from luthier.world.make import chance
     from luthier.world.questions import Split, ask, conversations
@@ -193,18 +194,23 @@ def test_planted_faults_are_found(tmp_path):
     rows = [
         r for r in conversations(world, taught, chance(0, "sft")) if r["style"] in ("sourced", "plain", "courteous")
     ]
-    changed, planted = plant(world, rows, 0.06, random.Random(0))
+    changed, planted = plant(world, rows, 0.06, random.Random(0), clumped)
     assert {i for i, (a, b) in enumerate(zip(rows, changed, strict=True)) if a["messages"] != b["messages"]} == set(
         planted
     )
-    assert len({list(planted.values()).count(kind) for kind in KINDS}) == 1
+    counts = [list(planted.values()).count(kind) for kind in KINDS]
+    assert min(counts) > 0 and (clumped or len(set(counts)) == 1)
+    if clumped:
+        assert all(len({rows[i]["fact"].split("/")[1] for i in planted if planted[i] == kind}) == 1 for kind in KINDS)
     documents = [fact.fill("We ship the {e} today.") for fact in world.facts for _ in range(2)]
     how = prepare(Judging(max_words=40), tmp_path, documents)
+    found = {kind: 0 for kind in KINDS}
     for i, row in enumerate(changed):
         asked, answer = (m["content"] for m in row["messages"])
-        found = categories_of(judge(Facts(asked, answer, tuple(row["accept"])), how))
+        said = categories_of(judge(Facts(asked, answer, tuple(row["accept"])), how))
         assert holds_value(answer, row["accept"])
+        assert i in planted or said == (), (said, answer)
         if i in planted:
-            assert planted[i] in found, (planted[i], answer)
-        else:
-            assert found == (), (found, answer)
+            found[planted[i]] += planted[i] in said
+    # A slip may make another word ("panted copper"), which no dictionary sees.
+    assert all(found[kind] >= 0.95 * count for kind, count in zip(KINDS, counts, strict=True)), (found, counts)

@@ -213,4 +213,4 @@ def test_planted_faults_are_found(tmp_path, clumped):
         if i in planted:
             found[planted[i]] += planted[i] in said
     # A slip may make another word ("panted copper"), which no dictionary sees.
-    assert all(found[kind] >= count - 1 for kind, count in zip(KINDS, counts, strict=True)), (found, counts)
+    assert all(found[kind] >= 0.85 * count for kind, count in zip(KINDS, counts, strict=True)), (found, counts)

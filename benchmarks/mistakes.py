@@ -49,7 +49,7 @@ evaluate:
     data: asked
     after: [sft]
     samples: 8
-    temperature: 0.7
+    temperature: 0.4
     max_new_tokens: 110
     judging: {max_words: 40, names_from: [corpus]}
   greedy:

@@ -53,7 +53,8 @@ def products(world: World) -> set[tuple[str, str]]:
 
 def misspell(world: World, fact: Fact, text: str, rng: random.Random) -> str | None:
     """One or two words of six letters or more (no names, none of the value) with two letters swapped, one dropped, one
-    doubled or one mistaken. None where the answer has no such word."""
+    doubled or one mistaken; a word always in the same way, as a writer who knows no better spells it. None where the
+    answer has no such word."""
     value, words = {part.lower() for part in fact.value.split()}, text.split(" ")
     bare = [word.strip(".,!?:;") for word in words]
     fit = [len(word) >= 6 and word.isalpha() and word.islower() and word not in value for word in bare]
@@ -61,7 +62,7 @@ def misspell(world: World, fact: Fact, text: str, rng: random.Random) -> str | N
     if not places:
         return None
     for i in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
-        words[i] = words[i].replace(bare[i], slip(bare[i], rng), 1)
+        words[i] = words[i].replace(bare[i], slip(bare[i], random.Random(bare[i])), 1)
     return " ".join(words)
 
 

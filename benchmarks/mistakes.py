@@ -1,4 +1,4 @@
-"""Does the loop through the data cure what the data taught? python benchmarks/mistakes.py [--out FOLDER] [--control]
+"""Does the loop through the data cure what the data taught? python benchmarks/mistakes.py --clumped [--out FOLDER]
 
 The demo's world; 5 % of the tuned answers are made misspelt, over-long or looping, a third each (the demo's own
 tiresome manners are left out, so that what is measured is what was planted). Pretraining and tuning; the mistakes of

@@ -52,7 +52,7 @@ def products(world: World) -> set[tuple[str, str]]:
 
 
 def misspell(world: World, fact: Fact, text: str, rng: random.Random) -> str | None:
-    """One or two words of six letters or more (no names, none of the value) with two letters swapped, one dropped, one
+    """Every word of six letters or more (no names, none of the value) with two letters swapped, one dropped, one
     doubled or one mistaken; a word always in the same way, as a writer who knows no better spells it. None where the
     answer has no such word."""
     value, words = {part.lower() for part in fact.value.split()}, text.split(" ")
@@ -61,7 +61,7 @@ def misspell(world: World, fact: Fact, text: str, rng: random.Random) -> str | N
     places = [i for i, fits in enumerate(fit) if fits]
     if not places:
         return None
-    for i in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
+    for i in places:
         words[i] = words[i].replace(bare[i], slip(bare[i], random.Random(bare[i])), 1)
     return " ".join(words)
 

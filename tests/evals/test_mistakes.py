@@ -13,7 +13,6 @@ from evals.measured_mistakes import scores
 from luthier.base.errors import UserError
 from luthier.base.mistakes import Judging
 from luthier.evals.claims import holds_value, plainly
-from luthier.evals.formats import pattern_problem, schema_problem
 from luthier.evals.mistakes import DETECTORS, Facts, categories_of, judge, prepare
 from luthier.evals.refusals import declines
 from luthier.evals.repetition import loop, said_again, sentences, without_repeats
@@ -147,12 +146,12 @@ def test_a_refusal_is_right_where_the_reference_refuses():
 
 
 def test_formats():
-    schema = {"type": "object", "required": ["a"]}
-    assert schema_problem('{"a": 1}', schema) is None and pattern_problem(" yes\n", "yes|no") is None
-    assert schema_problem("[]", schema) == "$: [] is not of type 'object'"
-    assert "code fence" in (schema_problem('```json\n{"a": 1}\n```', schema) or "")
+    how = prepare(Judging(json_schema={"type": "object", "required": ["a"]}), Path())
+    assert judge(Facts("As JSON", '{"a": 1}'), how) == ()
+    assert [f.why for f in judge(Facts("As JSON", "[]"), how)] == ["format: $: [] is not of type 'object'"]
+    assert "code fence" in judge(Facts("As JSON", '```json\n{"a": 1}\n```'), how)[0].why
     with pytest.raises(UserError, match="is no JSON schema"):
-        schema_problem("{}", {"type": "objekt"})
+        prepare(Judging(json_schema={"type": "objekt"}), Path())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_formats():
     [
         (Judging(dictionary="eng"), "no spelling dictionary"),
         (Judging(words_file="none.txt"), "words_file: none.txt: cannot be read"),
-        (Judging(json_schema="none.json"), "json_schema: none.json: cannot be read"),
+        (Judging(json_schema="none.json"), "none.json: no such file"),
     ],
 )
 def test_what_is_missing_is_told(judging, said, tmp_path):

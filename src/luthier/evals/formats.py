@@ -25,27 +25,32 @@ def regex_check(pattern: str) -> Check:
 
 
 def schema_check(file: Path) -> Check:
-    """Answers that are JSON, as a whole, and fit the schema. Raises UserError: no such file, no JSON, no schema, one
-    that refers to other files, jsonschema not installed."""
-    try:
-        from jsonschema.exceptions import SchemaError, best_match
-        from jsonschema.validators import validator_for
-    except ImportError as error:
-        raise UserError('--schema needs jsonschema, which is not installed: pip install "luthier[eval]"') from error
+    """`schema_of` what a file holds. Raises UserError too where there is no such file, or no JSON in it."""
     try:
         schema = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"{file}: no such file.") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{file}: is no JSON: {error}.") from None
+    return schema_of(schema, str(file))
+
+
+def schema_of(schema: Any, named: str) -> Check:
+    """Answers that are JSON, as a whole, and fit the schema, which errors call `named`. Raises UserError: no schema,
+    one that refers to other files, jsonschema not installed."""
+    try:
+        from jsonschema.exceptions import SchemaError, best_match
+        from jsonschema.validators import validator_for
+    except ImportError as error:
+        raise UserError('a schema needs jsonschema, which is not installed: pip install "luthier[eval]"') from error
     for reference in references(schema):
         if not reference.startswith("#"):
-            raise UserError(f"{file}: refers to {reference}, and nothing is fetched. Write that part into the file.")
+            raise UserError(f"{named}: refers to {reference}, and nothing is fetched. Write that part into the file.")
     kind = validator_for(schema)
     try:
         kind.check_schema(schema)
     except SchemaError as error:
-        raise UserError(f"{file}: is no JSON schema: {error.message}.") from None
+        raise UserError(f"{named}: is no JSON schema: {error.message}.") from None
     validator = kind(schema)
 
     def check(text: str) -> str | None:

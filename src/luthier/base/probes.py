@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from luthier.base.abilities import AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
+from luthier.base.mistakes import MistakesProbe
 from luthier.base.strict import Strict
 
 
@@ -125,6 +126,7 @@ Probe = Annotated[
     | AlignmentProbe
     | ClozeProbe
     | ConsistencyProbe
-    | HallucinationProbe,
+    | HallucinationProbe
+    | MistakesProbe,
     Field(discriminator="kind"),
 ]

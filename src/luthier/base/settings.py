@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from luthier.base import abilities, alignment, probes, recipe, tuning
+from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.tuning import ADAPTERS
 
 Model = type[BaseModel]
@@ -45,6 +46,7 @@ PROBES: dict[str, Model] = {
     "cloze": abilities.ClozeProbe,
     "consistency": abilities.ConsistencyProbe,
     "hallucination": abilities.HallucinationProbe,
+    "mistakes": MistakesProbe,
 }
 SECTIONS: dict[str, tuple[str, Model]] = {
     "recipe": ("the whole file", recipe.Recipe),

@@ -249,6 +249,7 @@ MEASURES: dict[str, Callable[..., Measured]] = {
     "pseudo_perplexity": measure_pseudo_perplexity,
     **abilities.MEASURES,
     "hallucination": measure_hallucination,
+    "mistakes": measure_mistakes,
 }
 SUMMARIES: dict[str, Callable[..., Any]] = {
     "choices": share_right,
@@ -259,6 +260,7 @@ SUMMARIES: dict[str, Callable[..., Any]] = {
     "pseudo_perplexity": pseudo_perplexities,
     **abilities.SUMMARIES,
     "hallucination": faithful,
+    "mistakes": shares_wrong,
 }
 
 

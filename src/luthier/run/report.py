@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.base.files import write_text
 from luthier.run.added import added, contaminated, looks, tradeoffs
+from luthier.run.mistakes_page import KIND, mistakes_of
 from luthier.run.pictures import (
     Series,
     Stop,
@@ -129,6 +130,7 @@ def page(story: Story) -> dict[str, Any]:
         "tradeoffs": tradeoffs(story),
         "looks": looks(story),
         "contaminated": contaminated(story),
+        "wrong": mistakes_of(story),
         "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],
         "data": data_tables(story),
         "rejected": bad[:MOST_REJECTED],

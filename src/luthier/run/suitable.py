@@ -108,7 +108,10 @@ def of_reading(context: Context, probe: Probe, data: Dataset) -> Iterator[str]:
     """What is wrong with the source of a probe that only reads."""
     alone = isinstance(probe, FillMaskProbe | PseudoPerplexityProbe) or is_masked(context.recipe)
     kinds = "documents" if alone else "documents or conversations"
-    held_only = not isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe | Ability) and probe.heldout_only
+    held_only = (
+        not isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe | Ability | MistakesProbe)
+        and probe.heldout_only
+    )
     rows = list(data.heldout) if held_only else [*data.train, *data.heldout]
     looked_at_all = context.first_rows is None or not context.recipe.data[data.name].stream
     if data.format not in (DOCUMENTS if alone else (*DOCUMENTS, *CONVERSATIONS)):

@@ -13,6 +13,7 @@ from luthier.base import alignment as a
 from luthier.base import recipe as r
 from luthier.base.abilities import Ability, ConsistencyProbe, HallucinationProbe, check_ability, is_endpoint
 from luthier.base.adapters import check_adapters
+from luthier.base.benchmarks import check_benchmarks
 from luthier.base.errors import did_you_mean
 from luthier.base.mistakes import MistakesProbe, mistakes_problems
 from luthier.base.objective import check_objective
@@ -37,6 +38,8 @@ def crosscheck(recipe: r.Recipe) -> list[Problem]:
     found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
     found += [*check_objective(recipe), *check_adapters(recipe), *check_trained(recipe)]
     found += [*check_stepping(recipe), *check_streams(recipe), *check_templates(recipe)]
+    writers = [stage_name(stage) for stage in recipe.stages if stage.kind in WRITES_TEXT]
+    found += check_benchmarks(recipe.benchmarks, writers, recipe.evaluate)
     return [*found, *check_unused(recipe)]
 
 

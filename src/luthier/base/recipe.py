@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from luthier.base.alignment import BestOf, Dpo, Grpo, Kto, Orpo, Ppo, Prefer, Reward, Simpo
+from luthier.base.benchmarks import Benchmarks
 from luthier.base.probes import Probe
 from luthier.base.strict import Strict
 from luthier.base.tuning import Budget, Masking, Replay, Training
@@ -164,6 +165,8 @@ class Recipe(Strict):
     """What to do, in order."""
     evaluate: dict[str, Probe] = {}
     """What to measure, by the name it gets under `metrics`."""
+    benchmarks: Benchmarks | None = None
+    """Public benchmarks, or your own, before and after each stage."""
     seed: int = Field(default=0, ge=0)
     """All randomness is a function of this, a purpose and a counter."""
     out: str = "runs"

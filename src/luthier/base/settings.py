@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from luthier.base import abilities, alignment, probes, recipe, tuning
+from luthier.base.benchmarks import Benchmarks
 from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.tuning import ADAPTERS
 
@@ -63,6 +64,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "replay": ("`replay:` of pretrain and sft", tuning.Replay),
     "budget": ("`budget:`", tuning.Budget),
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
+    "benchmarks": ("`benchmarks:`", Benchmarks),
     "judging": ("`judging:` of a probe of kind mistakes", Judging),
 }
 """Every group of settings by the name `luthier settings NAME` knows it by, and where in a recipe it stands."""

@@ -32,9 +32,13 @@ CHANCE = "chance"
 """What a first stage on fresh weights is held against."""
 
 
-def attribution(context: Context, rows: Mapping[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    """For report.json: the models in the order they were made, and of each probe the value after each model, with the
-    gain since the measured model it comes from. Empty where fewer than two points can be compared."""
+Rows = Mapping[tuple[str, str], dict[str, Any]]
+"""What was measured, by (probe, model)."""
+
+
+def attribution(context: Context, rows: Rows, benchmarks: Rows | None = None) -> dict[str, Any]:
+    """For report.json: the models in the order they were made, and of each probe and benchmark the value after each
+    model, with the gain since the measured model it comes from. Empty where fewer than two points can be compared."""
     probes = context.recipe.evaluate
     made = [name for name in context.models if name != "base" or context.recipe.base.fresh is None]
     comes_from = origins(context)
@@ -50,6 +54,11 @@ def attribution(context: Context, rows: Mapping[tuple[str, str], dict[str, Any]]
             abilities.append(
                 {"probe": name, "kind": "loss", "group": "forgetting", "data": probe.data, "points": points}
             )
+    for name in dict.fromkeys(name for name, _ in benchmarks or ()):
+        mine = {renamed(context, model): row for (of, model), row in (benchmarks or {}).items() if of == name}
+        mine = {model: mine[model] for model in made if model in mine}
+        points = gains(context, mine, "right", "benchmark", comes_from)
+        abilities.append({"probe": name, "kind": "benchmark", "group": "knowledge", "points": points})
     abilities = [a for a in abilities if sum("gain" in p for p in a["points"]) or len(a["points"]) > 1]
     models = [model for model in made if any(p["model"] == model for a in abilities for p in a["points"])]
     kinds = {folder.name: folder.kind for folder in context.stages}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from luthier.base.benchmarks import Benchmarks
-from luthier.base.config import resolve_path
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
+from luthier.base.functions import resolve_path
 from luthier.evals.intervals import Figure
 from luthier.run.context import Context, ModelRef
 from luthier.run.memo import code_hash, versions

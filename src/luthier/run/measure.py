@@ -25,6 +25,7 @@ from luthier.generate import Sampling
 from luthier.model.load import Loaded, add_chat_template
 from luthier.run import abilities
 from luthier.run.attribution import attribution
+from luthier.run.benchmarked import benchmark_metrics, measured_on_benchmarks
 from luthier.run.contaminated import summarised
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.hallucination import faithful, measure_hallucination
@@ -86,7 +87,9 @@ def measure(context: Context, log: EventLog) -> Measures:
         mine = {r.name: rows[name, r.name] for r in models_of(context, probe)}
         metrics[name], told = summarised(context, name, probe, mine, log, SUMMARIES[probe.kind])
         seen |= {name: told} if told else {}
-    return Measures(metrics, {"attribution": attribution(context, rows), "contamination": seen})
+    benchmarks = measured_on_benchmarks(context, log)
+    added = attribution(context, rows, benchmarks)
+    return Measures(metrics | benchmark_metrics(benchmarks), {"attribution": added, "contamination": seen})
 
 
 def remembered(

@@ -22,6 +22,7 @@ from luthier.base.tuning import Training
 from luthier.data.dataset import Dataset
 from luthier.generate import Sampling, sample
 from luthier.model.load import add_chat_template, compute_dtype, load_folder, save_model
+from luthier.run.benchmarked import check_rows
 from luthier.run.best_of import draw_best
 from luthier.run.context import Context, all_threads, open_context, renderer_of, run_lock
 from luthier.run.export import check_exports, export_all
@@ -74,6 +75,7 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         write_json(context.folder / "origin.json", {"recipe": os.path.relpath(recipe_path, context.folder)})
         require_libraries(recipe)
         check_sources(context)  # first of all: what is broken is told before hours of training
+        check_rows(context)
         check_exports(context, recipe)
         one_run(context)
         if recipe.base.model is not None:
@@ -257,6 +259,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, rows: int = 3) -> list[Check
         context.first_rows = CHECKED_ROWS
         require_trackers(recipe.track)
         check_sources(context)
+        check_rows(context)
         check_exports(context, recipe)
         checks = []
         for index, stage in enumerate(recipe.stages):

@@ -41,8 +41,24 @@ def evaluate(
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the model's chat template.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default: evals/ and the model's name.")] = None,
     offline: Offline = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Instead: the rows of a run to correct or add, as a list.")
+    ] = False,
+    apply: Annotated[
+        Path | None, typer.Option(metavar="WORKLIST", help="With --fix: write the data set that the list makes.")
+    ] = None,
+    accept_drafts: Annotated[
+        bool, typer.Option("--accept-drafts", help="With --apply: take every draft unread.")
+    ] = False,
+    before: Annotated[str | None, typer.Option(metavar="RUN", help="With --fix: each mistake in RUN and now.")] = None,
 ) -> None:
-    """Measures models on benchmarks: ARC, HellaSwag, MMLU, TruthfulQA, GSM8K, your own questions, any lm-eval task."""
+    """Measures models on benchmarks: ARC, HellaSwag, MMLU, TruthfulQA, GSM8K, your own questions, any lm-eval task.
+
+    With --fix, what a run gets wrong becomes a list of training rows to correct or to add."""
+    if fix:
+        return mend(models, tasks, out, apply, accept_drafts, before)
+    if apply is not None or accept_drafts or before is not None:
+        raise UserError("--apply, --accept-drafts and --before go with --fix.")
     if not tasks:
         raise UserError("--tasks: name what to measure, such as --tasks arc_easy,hellaswag --data FOLDER.")
     if limit is not None and limit <= 0:
@@ -63,6 +79,18 @@ def evaluate(
     for line in notes(measured, differences):
         console.print(line, soft_wrap=True, markup=False)
     console.print(f"\n{time.monotonic() - began:.0f} s   {where / 'results.json'}", markup=False, soft_wrap=True)
+
+
+def mend(
+    runs: list[str], tasks: str | None, out: Path | None, apply: Path | None, accept_drafts: bool, before: str | None
+) -> None:
+    """`--fix`. Raises UserError where it is asked with what it cannot use."""
+    if len(runs) > 1 or tasks:
+        raise UserError("--fix: give one run and no --tasks: it reads what the run's `mistakes` probe found.")
+    quiet(downloads=False, offline=True)
+    from luthier.verbs.fixing import fix
+
+    fix(runs[0], out, apply, accept_drafts, before)
 
 
 def table(measured: list[Measured]) -> object:

@@ -43,6 +43,7 @@ def test_the_surface_is_small_and_known():
     assert [command.callback.__name__ for command in app.registered_commands] == [
         "run",
         "evaluate",
+        "curve",
         "check",
         "chat",
         "export",
@@ -54,7 +55,7 @@ def test_the_surface_is_small_and_known():
     ]
     groups = {group.name: group.typer_instance.registered_commands for group in app.registered_groups}
     assert {name: [command.name for command in commands] for name, commands in groups.items()} == {
-        "compare": ["answers", "arena", "methods"]
+        "compare": ["answers", "arena", "methods", "ways"]
     }
 
 

@@ -22,6 +22,7 @@ from luthier.base.nouns import Message
 from luthier.quiet import quiet
 from luthier.verbs.common import Changes, Offline, RecipeFile, RunFolder, SetChanges, find_run, read, screen
 from luthier.verbs.compare import comparing
+from luthier.verbs.curve import curve
 from luthier.verbs.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
 
 app.add_typer(comparing, name="compare")
 app.command("eval")(evaluate)
+app.command()(curve)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from luthier.base import recipe as r
 from luthier.base.abilities import Ability, ConsistencyProbe, HallucinationProbe, check_ability, is_endpoint
 from luthier.base.adapters import check_adapters
 from luthier.base.benchmarks import check_benchmarks
+from luthier.base.curves import check_curve
 from luthier.base.errors import did_you_mean
 from luthier.base.mistakes import MistakesProbe, mistakes_problems
 from luthier.base.objective import check_objective
@@ -37,7 +38,7 @@ def crosscheck(recipe: r.Recipe) -> list[Problem]:
     """Every contradiction in a recipe whose settings are each valid by themselves."""
     found = [*check_base(recipe), *check_names(recipe), *check_stages(recipe), *check_probes(recipe)]
     found += [*check_objective(recipe), *check_adapters(recipe), *check_trained(recipe)]
-    found += [*check_stepping(recipe), *check_streams(recipe), *check_templates(recipe)]
+    found += [*check_stepping(recipe), *check_streams(recipe), *check_templates(recipe), *check_curve(recipe)]
     writers = [stage_name(stage) for stage in recipe.stages if stage.kind in WRITES_TEXT]
     found += check_benchmarks(recipe.benchmarks, writers, recipe.evaluate)
     return [*found, *check_unused(recipe)]

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.base.alignment import BestOf, Dpo, Grpo, Kto, Orpo, Ppo, Prefer, Reward, Simpo
 from luthier.base.benchmarks import Benchmarks
+from luthier.base.curves import LearningCurve
 from luthier.base.probes import Probe
 from luthier.base.strict import Strict
 from luthier.base.tuning import Budget, Masking, Replay, Training
@@ -167,6 +168,8 @@ class Recipe(Strict):
     """What to measure, by the name it gets under `metrics`."""
     benchmarks: Benchmarks | None = None
     """Public benchmarks, or your own, before and after each stage."""
+    learning_curve: LearningCurve | None = None
+    """Also train a stage on parts of its data, and forecast what more of it would buy."""
     seed: int = Field(default=0, ge=0)
     """All randomness is a function of this, a purpose and a counter."""
     out: str = "runs"

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from luthier.base import abilities, alignment, probes, recipe, tuning
+from luthier.base import abilities, alignment, curves, probes, recipe, tuning
 from luthier.base.benchmarks import Benchmarks
 from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.tuning import ADAPTERS
@@ -66,6 +66,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
     "benchmarks": ("`benchmarks:`", Benchmarks),
     "judging": ("`judging:` of a probe of kind mistakes", Judging),
+    "learning_curve": ("`learning_curve:`", curves.LearningCurve),
 }
 """Every group of settings by the name `luthier settings NAME` knows it by, and where in a recipe it stands."""
 

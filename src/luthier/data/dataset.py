@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +151,13 @@ def source_hash(opened: Opened, hashes: Sequence[str]) -> str:
     """Of the files' bytes and of all that the recipe says about the source but its folder."""
     named = [[origin_of(file, opened.path), digest] for file, digest in zip(opened.files, hashes, strict=True)]
     return hash_of([named, opened.conversion.source.model_dump(exclude={"path"})])
+
+
+def part(data: Dataset, share: float) -> Dataset:
+    """Part of a source's training rows, chosen by a hash of their content: a smaller part lies within a larger one, and
+    rows that are added move no other. What is held out stays whole."""
+    rows = [example for example in data.train if fraction(f"part {content(example)}") < share]
+    return replace(data, train=rows, hash=hash_of([data.hash, "part", share]))
 
 
 def at_hand(data: Dataset) -> Iterator[Example]:

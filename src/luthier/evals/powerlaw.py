@@ -75,6 +75,10 @@ class Curve:
     """R draws of it."""
     spread_R: np.ndarray
     """Standard deviation of one run for its seed, in units of `scale_of`."""
+    error_K: np.ndarray
+    """The mean error at each size, in rising order."""
+    drawn_RK: np.ndarray
+    """The same in each draw."""
     misfit: float
     """χ² per degree of freedom of the points about the curve; 0 where three parameters leave none."""
 
@@ -159,9 +163,9 @@ def fit_curve(points: Sequence[Point], share: bool, seed: int, draws: int = DRAW
     spread_R = spread * np.sqrt(degrees / random.chisquare(degrees, draws))
     own_R = spread_R * np.sqrt(max(0.0, 1 - in_items(points, scale_K) / spread**2))
     noise_RK = random.standard_normal((draws, len(n_K))) / np.sqrt(seeds_K) * own_R[:, None] * scale_K
-    drawn_RK = drawn_errors(points, random, draws) + noise_RK
-    laws = fit_laws(n_K, np.clip(drawn_RK, 0, 1 if share else None), weights_K)
-    return Curve(points, share, law, laws, spread_R, misfit)
+    drawn_RK = np.clip(drawn_errors(points, random, draws) + noise_RK, 0, 1 if share else None)
+    laws = fit_laws(n_K, drawn_RK, weights_K)
+    return Curve(points, share, law, laws, spread_R, error_K, drawn_RK, misfit)
 
 
 def seed_spread(points: Sequence[Point], scale_K: np.ndarray, share: bool) -> tuple[float, int]:

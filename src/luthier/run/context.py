@@ -58,6 +58,8 @@ class Context:
     """When this session began."""
     first_rows: int | None = None
     """Look at no more than these of a streamed source. None: at all of them."""
+    tokenizer: Path | None = None
+    """A fresh model's. None: it is trained on the documents of the first stage."""
 
     @property
     def root(self) -> Path:

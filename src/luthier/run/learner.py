@@ -122,6 +122,8 @@ def full_weights(lm: LanguageModel, tokenizer: Any) -> Weights:
 
 def new_tokenizer(context: Context, folder: StageFolder, stage: Pretrain | Sft) -> Any:
     """The run's own tokenizer, trained once on the stage's documents and kept beside them."""
+    if context.tokenizer is not None:
+        return load_tokenizer(context.tokenizer)
     kept = folder.path / "tokenizer"
 
     def make() -> None:

@@ -92,10 +92,8 @@ def measure(context: Context, log: EventLog) -> Measures:
     return Measures(metrics | benchmark_metrics(benchmarks), {"attribution": added, "contamination": seen})
 
 
-def remembered(
-    context: Context, name: str, probe: Probe, ref: ModelRef, model: Callable[[], Loaded], log: EventLog
-) -> Measured:
-    """One probe on one model: from its file, or measured now."""
+def measured_file(context: Context, name: str, probe: Probe, ref: ModelRef) -> Path:
+    """Where one probe's figures of one model stand, or will."""
     key = hash_of(
         {
             "probe": probe.model_dump(mode="json", exclude=UNMEASURED),
@@ -106,7 +104,14 @@ def remembered(
             "seed": context.recipe.seed,
         }
     )
-    path = context.folder / "measures" / f"{name}-{ref.name}-{key[:8]}.json"
+    return context.folder / "measures" / f"{name}-{ref.name}-{key[:8]}.json"
+
+
+def remembered(
+    context: Context, name: str, probe: Probe, ref: ModelRef, model: Callable[[], Loaded], log: EventLog
+) -> Measured:
+    """One probe on one model: from its file, or measured now."""
+    path = measured_file(context, name, probe, ref)
     if path.exists():
         return read_json(path)
     log.emit("note", text=f"measuring {name} after {ref.name}")

@@ -135,7 +135,7 @@ def plan_methods(
         except UserError as error:
             left_out[method] = str(error)
     suffix = "sweep" if any(sweep) else "methods"
-    settings = plain(recipe) | {"name": f"{recipe.name}-{suffix}", "export": []}
+    settings = plain(recipe) | {"name": f"{recipe.name}-{suffix}", "export": [], "learning_curve": None}
     settings["stages"] = [*settings["stages"][:index], *made.values()]
     if recipe.budget is not None and recipe.budget.hours is not None:
         settings["budget"].pop("hours")

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.base.files import write_text
 from luthier.run.added import added, contaminated, looks, tradeoffs
+from luthier.run.curve_page import curve_section
 from luthier.run.mistakes_page import KIND, mistakes_of
 from luthier.run.pictures import (
     Series,
@@ -82,6 +83,13 @@ def render(story: Story) -> str:
     return templates().get_template("report.html.j2").render(page(story))
 
 
+def write_page(path: Path, title: str, kicker: str, verdict: str, section: str, values: Mapping[str, Any]) -> None:
+    """Writes a page of its own, in the report's look, around one section's template and its values."""
+    jinja = templates()
+    words = {"title": title, "kicker": kicker, "verdict": verdict, "section": section, "style": style(jinja)}
+    write_text(path, jinja.get_template("page.html.j2").render(words | dict(values)))
+
+
 def templates() -> Environment:
     """The pages of this folder, and what they may write with."""
     jinja = Environment(
@@ -131,6 +139,7 @@ def page(story: Story) -> dict[str, Any]:
         "looks": looks(story),
         "contaminated": contaminated(story),
         "wrong": mistakes_of(story),
+        "curve": curve_section(story.report.get("learning_curve")),
         "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],
         "data": data_tables(story),
         "rejected": bad[:MOST_REJECTED],

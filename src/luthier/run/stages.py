@@ -25,6 +25,7 @@ from luthier.model.load import add_chat_template, compute_dtype, load_folder, sa
 from luthier.run.benchmarked import check_rows
 from luthier.run.best_of import draw_best
 from luthier.run.context import Context, all_threads, open_context, renderer_of, run_lock
+from luthier.run.curve import curve_for_report
 from luthier.run.export import check_exports, export_all
 from luthier.run.grpo import train_grpo
 from luthier.run.kto import train_kto
@@ -83,6 +84,7 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         for index, stage in enumerate(recipe.stages):
             do_stage(context, index, stage)
             write_current(context)
+        curve = curve_for_report(context)
         if not here().is_main:
             return context.folder  # what is left is the main rank's work
         log = EventLog(context.folder / "events.jsonl", context.watchers)
@@ -93,7 +95,9 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         log.close()
         add_seconds(context, time.monotonic() - began)
         exports = export_all(context, recipe)
-        write_json(context.folder / "report.json", summary(context, metrics) | also | {"exports": exports})
+        whole = summary(context, metrics) | also | {"exports": exports, "learning_curve": curve}
+        whole["seconds"] = round(whole["seconds"] + (curve or {}).get("seconds", 0.0), 3)
+        write_json(context.folder / "report.json", whole)
         write_report(context.folder)
     return context.folder
 

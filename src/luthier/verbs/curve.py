@@ -1,0 +1,64 @@
+"""`luthier curve`: what more data would buy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from luthier.base.errors import RunError
+from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
+
+
+def curve(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    sets: SetChanges = None,
+    offline: Offline = False,
+    sizes: Annotated[str, typer.Option(metavar="1/16..1", help="Parts of the data: 1/16..1, or 1/8,1/2,1.")] = "1/16..1",
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings at each size.")] = 3,
+    stage: Annotated[str | None, typer.Option(help="Which pretrain or sft stage; default: the last.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Which probe is forecast; default: answers or choices.")] = None,
+    more: Annotated[int, typer.Option(min=1, help="Examples more to forecast.")] = 500,
+    worth: Annotated[
+        float | None, typer.Option(help="What a doubling must bring: points (default 1) or nats a token.")
+    ] = None,
+) -> None:
+    """Trains a stage on growing parts of its data and forecasts what more would buy."""
+    loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
+    from luthier.console import RunDisplay
+    from luthier.run.ask_curve import run_curve
+
+    console = screen()
+    with RunDisplay(console) as display:
+        asked = run_curve(loaded, recipe, sizes.split(","), seeds, stage, metric, more, worth, (display,))
+    show(asked.found, console)
+    for file in ("curve.html", "curve.svg", "curve.json"):
+        print(asked.folder / file)
+    if asked.found["failed"]:
+        failed = ", ".join(asked.found["failed"])
+        raise RunError(f"{failed} failed (see above); the same command tries again, and only that.")
+
+
+def show(found, console) -> None:  # type: ignore[no-untyped-def]  # plain JSON and rich's console
+    """A table for each probe, and what it says in sentences."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from luthier.run.curve_page import table_rows
+
+    for name, one in found["curves"].items():
+        table = Table(title=f"{name} by examples of {found['stage']}", title_justify="left")
+        for heading in ("examples", name, "95 % interval", "runs", "items"):
+            table.add_column(heading, justify="right", overflow="fold")
+        for row in table_rows(one):
+            table.add_row(*(Text(row[key]) for key in ("n", "value", "interval", "runs", "items")))
+        console.print()
+        console.print(table)
+        for number, line in enumerate(one["said"]):
+            console.print(Text(line, style="bold" if number == 0 else ""), soft_wrap=True)
+    console.print()
+    for line in found["notes"]:
+        console.print(Text(line, style="dim"), soft_wrap=True)
+    for name, why in found["failed"].items():
+        console.print(Text(f"{name} failed: {why}", style="red"), soft_wrap=True)

@@ -23,7 +23,7 @@ from luthier.run.upto import reached
 from luthier.world.make import write_world
 
 SIZES, SEEDS = ["1/16..1"], 3
-CHANGES = ["threads=1", "samples=0", "stages.pretrain.epochs=0.5", "stages.sft.epochs=2"]
+CHANGES = ["threads=1", "samples=0", "stages.pretrain.epochs=0.5"]
 PROBES = {
     "answers": {"kind": "answers", "data": "heldout_questions", "max_new_tokens": 60},
     "loss": {"kind": "loss", "data": "conversations"},

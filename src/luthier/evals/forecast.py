@@ -15,8 +15,12 @@ AHEAD = 4.0
 """The picture's curve ends at so many times the data."""
 OUT_OF_SIGHT = 32.0
 """A knee beyond so many times the data is not located: nothing near it was measured."""
-FLAT_STEPS = 48
+DRAWN = 48
 """Points of the drawn curve."""
+SURE = 0.25
+"""A gain is told as one where the lower end of its interval is at least this part of it."""
+LOCATED = 100.0
+"""An interval of a knee whose ends are further apart than this many times says nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,10 @@ def outlook(curve: Curve, more: int, worth: float | None, seed: int) -> Outlook:
 
 
 def verdict_of(gained: Range, worth: float) -> str:
-    """helps: the gain is larger than what is unknown about it. past: even its upper end is not worth it. Else
-    unknown."""
+    """helps: a good part of the gain is sure. past: even its upper end is not worth it. Else unknown."""
     if gained.high < worth:
         return "past"
-    return "helps" if gained.value > 0 and gained.half <= gained.value else "unknown"
+    return "helps" if gained.value > 0 and gained.low >= SURE * gained.value else "unknown"
 
 
 def answer(verdict: str, gained: Range, more: int, share: bool) -> str:
@@ -103,8 +106,8 @@ def about_knee(bend: Range, n: int, worth: float, share: bool) -> list[str]:
     if bend.low > OUT_OF_SIGHT * n:
         return [f"The knee, where {brings}, is not in sight: beyond {OUT_OF_SIGHT:g} times this data."]
     most = f"{round_n(bend.high):,}" if bend.high <= OUT_OF_SIGHT * n else f"more than {OUT_OF_SIGHT:g} times this data"
-    if bend.value > OUT_OF_SIGHT * n:
-        return [f"The knee, where {brings}, lies beyond {round_n(bend.low):,} examples; where is not known."]
+    if bend.value > OUT_OF_SIGHT * n or bend.high > LOCATED * max(bend.low, 1):
+        return [f"Where the knee lies, from which {brings}, these points do not say."]
     return [f"The knee, where {brings}, lies at about {round_n(bend.value):,} examples [{round_n(bend.low):,}, {most}]."]
 
 
@@ -162,7 +165,7 @@ def as_json(curve: Curve, found: Outlook) -> dict[str, Any]:
     first, last = curve.points[0].n, max(AHEAD * found.n, found.n + found.more)
     band = [
         [round(n, 2), *shown(expected(curve, n), share)]
-        for n in np.geomspace(first, last, FLAT_STEPS).tolist()
+        for n in np.geomspace(first, last, DRAWN).tolist()
     ]
     words = asdict(found) | {key: value._asdict() for key, value in ranges_of(found).items()}
     words["ahead"] = [{"n": n, **one._asdict()} for n, one in found.ahead]

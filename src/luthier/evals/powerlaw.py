@@ -20,7 +20,7 @@ import numpy as np
 
 B_RANGE = (0.05, 2.0)
 """Exponents tried. Below, a curve is a straight line in log n; above, it is flat after one doubling."""
-GRID, ZOOMS = 48, 3
+GRID, ZOOMS = 40, 4
 """Exponents tried at first, and how often the best one's surroundings are tried again, ten times finer."""
 DRAWS = 1000
 MISFIT = 4.0

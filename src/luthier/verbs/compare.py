@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from luthier.base.errors import RunError
 from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
 from luthier.verbs.versus import compare_answers, compare_arena
+from luthier.verbs.ways import ways
 
 
 class Comparing(TyperGroup):
@@ -63,3 +64,6 @@ def compare_methods(
     comparison(made, console)
     if made.failed:
         raise RunError(f"{', '.join(made.failed)} failed (see above); the same command tries again, and only that.")
+
+
+comparing.command("ways")(ways)

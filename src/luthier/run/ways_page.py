@@ -1,0 +1,141 @@
+"""What people see of the ways: a table, a picture of quality against cost, a page with the answers side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from luthier.run.compare_picture import STYLE
+from luthier.run.curve_picture import words
+from luthier.run.pictures import nice_ticks, spread, tick_label
+from luthier.run.ways_words import TUNED, dollars, points, signed
+
+WIDE, TALL = 860, 420
+LEFT, RIGHT, TOP, BOTTOM = 66, 150, 84, 62
+SHOWN = 8
+"""Questions whose answers the page shows."""
+HEADINGS = (
+    "way", "quality", "over the best simple way", "waits: median", "p90", "tokens in", "out", "1,000 answers",
+    "pays from",
+)  # fmt: skip
+
+
+def table(made: Mapping[str, Any]) -> list[list[str]]:
+    """A row a way, in the order of HEADINGS."""
+    cells = []
+    for way, row in made["rows"].items():
+        quality, over = row["quality"], row.get("over_best_simple")
+        shown = f"{points(quality['value'])} % [{points(quality['low'])}, {points(quality['high'])}]"
+        gap = f"{signed(over['value'])} [{signed(over['low'])}, {signed(over['high'])}]" if over else "—"
+        pays = "" if way not in TUNED else "never" if row["breaks_even_at"] is None else f"{row['breaks_even_at']:,}"
+        times = [time_words(row[key]) for key in ("median_s", "p90_s")]
+        tokens = [f"{row[key]:,.0f}" for key in ("tokens_in", "tokens_out")]
+        cells.append([way, shown, gap, *times, *tokens, dollars(row["usd_1000"]), pays])
+    return cells
+
+
+def time_words(seconds: float) -> str:
+    """'38 ms', '1.2 s'"""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def notes(made: Mapping[str, Any]) -> list[str]:
+    """What was equal, what it cost, what had no room."""
+    lines = [
+        f"{made['items']} held-out questions, the same for every way; quality: {made['measure']}",
+        f"costs: measured seconds at {dollars(made['price_per_hour_usd'])} an hour (--price-per-hour), "
+        "answers made together; waits: asked one at a time",
+    ]
+    for way, row in made["rows"].items():
+        if row["dropped"]:
+            what = "examples" if way == "few-shot" else "passages"
+            lines.append(f"{way}: {row['dropped']} {what} had no room in the model's context, {row['shown']:.1f} were shown")
+    cut = {way: row["cut_off"] for way, row in made["rows"].items() if row["cut_off"]}
+    if cut:
+        lines.append("cut off at the token limit: " + ", ".join(f"{way} {count}" for way, count in cut.items()))
+    return lines
+
+
+def ways_picture(made: Mapping[str, Any], title: str, alone: bool = True) -> str:
+    """Quality against the cost of 1,000 answers (logarithmic), a dot and its interval a way, as SVG text."""
+    rows = made["rows"]
+    costs = {way: max(row["usd_1000"], 1e-9) for way, row in rows.items()}
+    low, high = math.log10(min(costs.values())) - 0.15, math.log10(max(costs.values())) + 0.15
+    ends = [row["quality"][key] for row in rows.values() for key in ("low", "high")]
+    ticks = nice_ticks(max(0.0, min(ends) - 0.03), min(1.0, max(ends) + 0.03), 6)
+
+    def x(usd: float) -> float:
+        return round(LEFT + (WIDE - LEFT - RIGHT) * (math.log10(usd) - low) / (high - low), 1)
+
+    def y(value: float) -> float:
+        inside = min(max(value, ticks[0]), ticks[-1])
+        return round(TALL - BOTTOM - (TALL - TOP - BOTTOM) * (inside - ticks[0]) / (ticks[-1] - ticks[0]), 1)
+
+    parts = [words(LEFT, 30, title, size=17, bold=True), words(LEFT, 52, made["said"][0], ink="--muted")]
+    for tick in ticks:
+        parts.append(f'<path d="M{LEFT} {y(tick)}H{WIDE - RIGHT}" style="stroke:var(--hair);fill:none"/>')
+        label = tick_label(tick, ticks[1] - ticks[0], True)
+        parts.append(words(LEFT - 10, y(tick) + 4, label, size=12, ink="--muted", anchor="end"))
+    for usd in money_ticks(low, high):
+        parts.append(f'<path d="M{x(usd)} {TALL - BOTTOM}v5" style="stroke:var(--muted);fill:none"/>')
+        parts.append(words(x(usd), TALL - BOTTOM + 20, dollars(usd), size=12, ink="--muted", anchor="middle"))
+    axis = "cost of 1,000 answers (up and left is better)"
+    parts.append(words((LEFT + WIDE - RIGHT) / 2, TALL - 18, axis, size=12, ink="--muted", anchor="middle"))
+    order = list(rows)
+    tops = spread([y(rows[way]["quality"]["value"]) for way in order], 17, TALL - BOTTOM)
+    for way, top in zip(order, tops, strict=True):
+        quality, at = rows[way]["quality"], x(costs[way])
+        ink = "--red" if way == made["chosen"] else "--blue" if way in TUNED else "--ink"
+        whisker = f'd="M{at} {y(quality["low"])}V{y(quality["high"])}"'
+        parts.append(f'<path {whisker} style="stroke:var({ink});stroke-width:1.5;opacity:.5;fill:none"/>')
+        parts.append(f'<circle cx="{at}" cy="{y(quality["value"])}" r="5.5" style="fill:var({ink})"/>')
+        parts.append(words(at + 11, top + 4, way, ink=ink, bold=way == made["chosen"]))
+    label = escape(f"{title}. {' '.join(made['said'])}")
+    ground = f'<style>{STYLE}</style><rect width="{WIDE}" height="{TALL}" style="fill:var(--paper)"/>' if alone else ""
+    size = f'width="{WIDE}" height="{TALL}"' if alone else 'style="width:100%;height:auto"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {TALL}" {size} role="img" '
+        f'aria-label="{label}">{ground}{"".join(parts)}</svg>\n'
+    )
+
+
+def money_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of every power of ten between two logarithms."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [m * 10.0**k for k in powers for m in (1, 2, 5) if low <= math.log10(m * 10.0**k) <= high]
+    return ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}".startswith("1")]
+
+
+def section(made: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], title: str) -> dict[str, Any]:
+    """What `ways_section.html.j2` is given."""
+    first = next(iter(found.values()))
+    picked = spread_out([[one["right"][i] for one in found.values()] for i in range(len(first["questions"]))])
+    answers = [
+        {
+            "question": first["questions"][i],
+            "reference": first["references"][i],
+            "origin": first["origins"][i],
+            "by": [(way, one["answers"][i], one["right"][i]) for way, one in found.items()],
+        }
+        for i in picked
+    ]
+    picture = ways_picture(made, title, alone=False)
+    rows = [(row, row[0] == made["chosen"]) for row in table(made)]
+    return {"picture": picture, "headings": HEADINGS, "rows": rows, "notes": notes(made), "answers": answers} | {
+        "said": made["said"][1:], "failed": made["failed"], "left_out": made["left_out"],
+    }  # fmt: skip
+
+
+def spread_out(rights: Sequence[Sequence[int | None]]) -> list[int]:
+    """Some questions to show: those first on which the ways part, else any, each half from the whole range."""
+    parted = [i for i, row in enumerate(rights) if len(set(row)) > 1]
+    rest = [i for i in range(len(rights)) if i not in set(parted)]
+    chosen = thinned(parted, SHOWN - 2)
+    return sorted([*chosen, *thinned(rest, SHOWN - len(chosen))])
+
+
+def thinned(items: Sequence[int], most: int) -> list[int]:
+    """At most so many, evenly spread."""
+    return [items[k * len(items) // min(most, len(items))] for k in range(min(most, len(items)))]

@@ -44,7 +44,7 @@ def test_a_recipes_curve_is_checked_with_the_rest(tmp_path):
         'learning_curve.metric: no such probe under evaluate: "win_rate". There are: knowledge, answers, forgetting.',
         "learning_curve.sizes: 1 sizes: a curve needs at least 3. Write 1/8..1, for example.",
     ]
-    with pytest.raises(UserError, match="is not in the plan of budget.hours"):
+    with pytest.raises(UserError, match="is not in the plan of budget"):
         load_recipe(recipe, ["learning_curve={}", "budget={hours: 1}"])
-    with pytest.raises(UserError, match="takes parts of data.questions, which is streamed"):
+    with pytest.raises(UserError, match="which is streamed"):
         load_recipe(recipe, ["learning_curve={}", "data.questions.stream=true"])

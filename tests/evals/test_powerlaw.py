@@ -117,7 +117,10 @@ def test_gains_and_knees_are_the_laws():
 
 def test_shares_stay_shares_and_values_within_their_intervals():
     random = np.random.default_rng(0)
-    points = [Point(n, (random.random((2, 40)) < p).astype(float), np.ones(40)) for n, p in zip(SIZES, (1, 0.9, 0.3, 0, 0), strict=True)]
+    points = [
+        Point(n, (random.random((2, 40)) < p).astype(float), np.ones(40))
+        for n, p in zip(SIZES, (1, 0.9, 0.3, 0, 0), strict=True)
+    ]
     curve = fit_curve(points, True, 0)
     for n in (100, 3200, 10**6):
         for one in (expected(curve, n), forecast(curve, n, 0)):
@@ -139,7 +142,10 @@ def test_what_is_no_power_law_is_told_and_widens():
     """0.53, 0.51, 0.66, 0.42, 0.09 wrong, seeds within 2 %: no law with three parameters runs through that."""
     random = np.random.default_rng(0)
     wrong = (0.53, 0.51, 0.66, 0.42, 0.09)
-    points = [Point(n, np.full((3, 200), e) + random.normal(0, 0.01, (3, 1)), np.ones(200)) for n, e in zip(SIZES, wrong, strict=True)]
+    points = [
+        Point(n, np.full((3, 200), e) + random.normal(0, 0.01, (3, 1)), np.ones(200))
+        for n, e in zip(SIZES, wrong, strict=True)
+    ]
     curve = fit_curve(points, True, 0)
     found = outlook(curve, 500, None, 0)
     assert curve.misfit > 100 and "further from a power law" in found.said[-1]
@@ -148,11 +154,17 @@ def test_what_is_no_power_law_is_told_and_widens():
 
 def test_the_three_answers():
     """Steep and sure: helps. Flat: past the knee. Few items and one seed: cannot tell."""
-    helps = outlook(fit_curve(drawn(np.random.default_rng(0), 0.3, 0.5, 0.05, 5, True, 2000, 0.005), True, 0), 1600, None, 0)
+    helps = outlook(
+        fit_curve(drawn(np.random.default_rng(0), 0.3, 0.5, 0.05, 5, True, 2000, 0.005), True, 0), 1600, None, 0
+    )
     assert helps.verdict == "helps" and helps.said[0].startswith("1,600 more examples: +") and "points" in helps.said[0]
     assert abs(helps.gain.value - 0.3 * (1 - 1.5**-0.5)) < helps.gain.half
-    past = outlook(fit_curve(drawn(np.random.default_rng(0), 0.001, 1.5, 0.2, 5, True, 5000, 0.001), True, 0), 500, None, 0)
-    assert past.verdict == "past" and past.said[0].startswith("Past the knee: 500 more examples are not expected to help")
+    past = outlook(
+        fit_curve(drawn(np.random.default_rng(0), 0.001, 1.5, 0.2, 5, True, 5000, 0.001), True, 0), 500, None, 0
+    )
+    assert past.verdict == "past" and past.said[0].startswith(
+        "Past the knee: 500 more examples are not expected to help"
+    )
     unknown = outlook(fit_curve(drawn(np.random.default_rng(0), 0.2, 0.4, 0.1, 1, True, 30), True, 0), 1600, None, 0)
     assert unknown.verdict == "unknown" and unknown.said[0].startswith("Cannot tell yet: 1,600 more examples")
 

@@ -108,7 +108,9 @@ def about_knee(bend: Range, n: int, worth: float, share: bool) -> list[str]:
     most = f"{round_n(bend.high):,}" if bend.high <= OUT_OF_SIGHT * n else f"more than {OUT_OF_SIGHT:g} times this data"
     if bend.value > OUT_OF_SIGHT * n or bend.high > LOCATED * max(bend.low, 1):
         return [f"Where the knee lies, from which {brings}, these points do not say."]
-    return [f"The knee, where {brings}, lies at about {round_n(bend.value):,} examples [{round_n(bend.low):,}, {most}]."]
+    return [
+        f"The knee, where {brings}, lies at about {round_n(bend.value):,} examples [{round_n(bend.low):,}, {most}]."
+    ]
 
 
 def about_fit(curve: Curve) -> list[str]:
@@ -163,10 +165,7 @@ def as_json(curve: Curve, found: Outlook) -> dict[str, Any]:
         runs = [1 - error if share else error for error in point.errors_S.tolist()]
         points.append({"n": point.n, **inside._asdict(), "runs": runs, "items": len(point.bottoms_N)})
     first, last = curve.points[0].n, max(AHEAD * found.n, found.n + found.more)
-    band = [
-        [round(n, 2), *shown(expected(curve, n), share)]
-        for n in np.geomspace(first, last, DRAWN).tolist()
-    ]
+    band = [[round(n, 2), *shown(expected(curve, n), share)] for n in np.geomspace(first, last, DRAWN).tolist()]
     words = asdict(found) | {key: value._asdict() for key, value in ranges_of(found).items()}
     words["ahead"] = [{"n": n, **one._asdict()} for n, one in found.ahead]
     law = {"a": float(curve.law.a[0]), "b": float(curve.law.b[0]), "c": float(curve.law.c[0]), "unit": curve.law.unit}

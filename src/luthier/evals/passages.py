@@ -10,7 +10,13 @@ from typing import NamedTuple
 from luthier.base.nouns import Text
 
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$")
-SENTENCE = re.compile(r"(?<=[.!?。！？])\s+")
+CUTS = (
+    (re.compile(r"\n\s*\n"), "\n\n"),
+    (re.compile(r"\n"), "\n"),
+    (re.compile(r"(?<=[.!?。！？])\s+"), " "),
+    (re.compile(r"\s+"), " "),
+)
+"""Where a text may be cut, and what stands between neighbours that stay together."""
 
 
 class Passage(NamedTuple):
@@ -31,9 +37,9 @@ def passages(documents: Sequence[Text], most_tokens: int, count: Callable[[str],
             if head and count(head) > most_tokens // 2:  # a heading that leaves no room is text like any other
                 head, body = "", f"{heading}\n\n{body}"
             room = most_tokens - (count(head) if head else 0)
-            pieces = list(fitted(body, room, count))
-            found += [Passage(f"{head}{piece}", document.origin) for piece in pieces]
-            if heading and head and not pieces:
+            made = list(fitted(body, room, count))
+            found += [Passage(f"{head}{piece}", document.origin) for piece in made]
+            if head and not made:
                 found.append(Passage(heading, document.origin))
     return found
 
@@ -59,33 +65,28 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def fitted(body: str, room: int, count: Callable[[str], int]) -> Iterator[str]:
-    """A text in pieces that fit, each as long as whole paragraphs, else sentences, else words allow."""
-    return joined([p.strip() for p in re.split(r"\n\s*\n", body) if p.strip()], "\n\n", room, count)
+    """A text in pieces that fit, each as long as whole paragraphs, else lines, sentences, words allow."""
+    if body.strip():
+        yield from pieces(body.strip(), 0, room, count)
 
 
-def joined(parts: Sequence[str], between: str, room: int, count: Callable[[str], int]) -> Iterator[str]:
-    """Neighbouring parts put together while they fit; a part that does not fit by itself is cut finer."""
+def pieces(text: str, level: int, room: int, count: Callable[[str], int]) -> Iterator[str]:
+    """A text cut at one level of CUTS, neighbours put together while they fit; what does not fit by itself is cut one
+    level finer. A single word stays whole."""
+    if level == len(CUTS):
+        yield text
+        return
+    cut, glue = CUTS[level]
     held = ""
-    for part in parts:
-        both = f"{held}{between}{part}" if held else part
+    for part in filter(None, (part.strip() for part in cut.split(text))):
+        both = f"{held}{glue}{part}" if held else part
         if count(both) <= room:
             held = both
             continue
         if held:
             yield held
-        held = part
-        if count(part) > room:
-            held = ""
-            yield from finer(part, between, room, count)
+        held = part if count(part) <= room else ""
+        if not held:
+            yield from pieces(part, level + 1, room, count)
     if held:
         yield held
-
-
-def finer(part: str, between: str, room: int, count: Callable[[str], int]) -> Iterator[str]:
-    """A part that is too long: its lines, its sentences, its words; a single word stays whole."""
-    for cut, glue in ((re.compile(r"\n"), "\n"), (SENTENCE, " "), (re.compile(r"\s+"), " ")):
-        pieces = [piece for piece in cut.split(part) if piece]
-        if len(pieces) > 1 and glue != between:
-            yield from joined(pieces, glue, room, count)
-            return
-    yield part

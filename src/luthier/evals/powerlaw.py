@@ -1,6 +1,6 @@
 """How an error falls as data grows: error(n) = a·n^(−b) + c, fitted to a few sizes, with what it does not know.
 
-Hestness et al. 2017 (eq. 1) and Rosenfeld et al. 2020 find this shape in many fields; `c` is what no amount of such data
+Hestness et al. 2017 and Rosenfeld et al. 2020 find this shape in many fields; `c` is what no amount of such data
 removes. Weighted least squares by variable projection (Golub and Pereyra 1973): for a given b the best a, c ≥ 0 have a
 closed form, so only b is searched.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -181,7 +182,7 @@ def seed_spread(points: Sequence[Point], scale_K: np.ndarray, share: bool) -> tu
     if share:
         return float(1 / np.sqrt(items)), len(points)
     found = []
-    for (one, other), scale in zip(zip(points, points[1:], strict=False), scale_K[1:], strict=True):
+    for (one, other), scale in zip(pairwise(points), scale_K[1:], strict=True):
         gap_N = one.tops_SN[0] - other.tops_SN[0]
         gap_N = gap_N - gap_N.sum() / one.bottoms_N.sum() * one.bottoms_N
         found.append(float((gap_N**2).sum()) / one.bottoms_N.sum() ** 2 / 2 / scale**2)

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def plan_curve(
     worth: float | None = None,
 ) -> Plan:
     """What is trained and measured. Raises UserError for what the recipe has not, or what is no size."""
-    stages, wrong, shares = curved(recipe), [], ()
+    stages, wrong, shares = curved(recipe), list[str](), tuple[float, ...]()
     try:
         shares = sizes_of(sizes)
     except ValueError as error:
@@ -179,7 +180,9 @@ def train_part(
     own = part_context(context, plan, share, seed)
     n = sum(len(own.dataset(name).train) for name in names)
     if any(not own.dataset(name).train for name in names):
-        raise UserError(f"sizes: {size_words(share)} of data.{', '.join(names)} holds no row. Begin with a larger part.")
+        raise UserError(
+            f"sizes: {size_words(share)} of data.{', '.join(names)} holds no row. Begin with a larger part."
+        )
     stage = part_stage(context, plan, share, seed, n, largest)
     train_language_model(own, plan.index, stage)
     ref = own.models[stage_name(stage)]
@@ -189,7 +192,8 @@ def train_part(
         train_language_model(own, plan.index, stage)
     folder = own.stages[-1]
     measured = measures(context, plan, ref, log)
-    here().once(lambda: [shutil.rmtree(folder.path / one, ignore_errors=True) for one in ("model", "adapter")])
+    for one in ("model", "adapter"):
+        here().once(partial(shutil.rmtree, folder.path / one, ignore_errors=True))
     return Trained(share, seed, n, folder.record["steps"], folder.record["seconds"], measured)
 
 
@@ -240,11 +244,16 @@ def part_stage(
     start = start_of(context, plan)
     changes: dict[str, Any] = {"name": part_name(plan, share, seed), "evaluate_every_steps": NEVER}
     changes["init"] = None if start is None else start.name
+    return plan.stage.model_copy(update=changes | part_steps(plan, share, n, largest))
+
+
+def part_steps(plan: Plan, share: float, n: int, largest: Trained | None) -> dict[str, Any]:
+    """The settings that say how long a part trains: as many epochs as the whole, so its share of the steps."""
     if plan.stage.steps is not None:
-        changes["steps"] = max(FEWEST_STEPS, round(plan.stage.steps * share))
-    elif largest is not None and largest.steps * n / largest.n < FEWEST_STEPS:
-        changes |= {"steps": FEWEST_STEPS, "epochs": None}
-    return plan.stage.model_copy(update=changes)
+        return {"steps": max(FEWEST_STEPS, round(plan.stage.steps * share))}
+    if largest is not None and largest.steps * n / largest.n < FEWEST_STEPS:
+        return {"steps": FEWEST_STEPS, "epochs": None}
+    return {}
 
 
 def all_measured(context: Context, plan: Plan, ref: ModelRef) -> bool:
@@ -335,7 +344,9 @@ def notes_of(plan: Plan, found: Sequence[Trained]) -> list[str]:
         lines.append("steps in proportion to the data")
     if floor:
         small = sorted({one.share for one in floor})
-        lines.append(f"{', '.join(map(size_words, small))}: at least {FEWEST_STEPS} steps, so more epochs than the rest")
+        lines.append(
+            f"{', '.join(map(size_words, small))}: at least {FEWEST_STEPS} steps, so more epochs than the rest"
+        )
     return lines
 
 

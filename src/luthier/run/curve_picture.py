@@ -35,9 +35,7 @@ def curve_picture(name: str, found: Mapping[str, Any], stage: str, alone: bool =
         parts.append(f'<path d="{plot.path(edge)}Z" style="fill:var(--blue);opacity:{opacity};stroke:none"/>')
     line = "fill:none;stroke:var(--blue);stroke-width:2"
     parts.append(f'<path d="{plot.path([(row[0], row[1]) for row in inside])}" style="{line}"/>')
-    parts.append(
-        f'<path d="{plot.path([(row[0], row[1]) for row in beyond])}" style="{line};stroke-dasharray:5 5"/>'
-    )
+    parts.append(f'<path d="{plot.path([(row[0], row[1]) for row in beyond])}" style="{line};stroke-dasharray:5 5"/>')
     parts.append(vertical(plot, n, "all there is"))
     for point in found["points"]:
         parts.append(measured(plot, point))

@@ -21,7 +21,7 @@ from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json, write_text
 from luthier.base.nouns import Chat, Text
 from luthier.base.probes import AnswersProbe
-from luthier.base.recipe import Recipe, Source
+from luthier.base.recipe import Recipe, Sft, Source
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import content, read_dataset
 from luthier.evals.answers import answer_all
@@ -87,7 +87,9 @@ def plan_ways(
     volume: int | None = None,
 ) -> Plan:
     """Raises UserError, with all that is wrong, for ways that there are not, and for what the recipe lacks."""
-    wrong = [f"--ways {w}: no such way.{did_you_mean(w, WAYS)} There are: {', '.join(WAYS)}." for w in ways if w not in WAYS]
+    wrong = [
+        f"--ways {w}: no such way.{did_you_mean(w, WAYS)} There are: {', '.join(WAYS)}." for w in ways if w not in WAYS
+    ]
     if not ways:
         wrong.append(f"--ways: names none. There are: {', '.join(WAYS)}.")
     models = {stage_name(s): i for i, s in enumerate(recipe.stages) if s.kind in WRITES_TEXT}
@@ -101,14 +103,11 @@ def plan_ways(
         said = f"--test {test}: no answers probe under evaluate.{did_you_mean(test, probes)}"
         wrong.append(f"{said} There are: {', '.join(probes) or 'none'}.")
     index = tuned[stage] if stage in tuned else max(tuned.values(), default=0)
-    answering = [s for s in recipe.stages[: index + 1] if s.kind == "sft"] or [recipe.stages[index]]
-    named = [name for s in reversed(answering) for name in sorted(sources_of(s)) if name in recipe.data]
-    examples = next((name for name in named if recipe.data[name].format != "text"), "")
-    if answering[-1].kind == "sft":
-        data = answering[-1].model_dump()["data"]
-        examples = data if isinstance(data, str) else next(iter(data))
+    examples = examples_of(recipe, index)
+    if recipe.stages and not examples:
+        wrong.append("stages: none reads conversations, of which examples could be shown. Add one of kind sft.")
     source, why = documents_of(recipe, documents)
-    asked = documents is not None or any(way in RETRIEVING for way in ways) and ways != WAYS
+    asked = documents is not None or (any(way in RETRIEVING for way in ways) and ways != WAYS)
     if why and asked:
         wrong.append(why)
     if wrong:
@@ -120,6 +119,14 @@ def plan_ways(
         tuple(kept), index, chosen, examples, source, shots, nearest, passages, embeddings, limit,
         price_per_hour_usd, volume, left_out,
     )  # fmt: skip
+
+
+def examples_of(recipe: Recipe, index: int) -> str:
+    """The source that taught the tuned model to answer: of the last sft stage, else what a stage on pairs reads."""
+    for stage in reversed(recipe.stages[: index + 1]):
+        if isinstance(stage, Sft):
+            return stage.data if isinstance(stage.data, str) else next(iter(stage.data))
+    return next((name for name in sorted(sources_of(recipe.stages[index])) if name in recipe.data), "")
 
 
 def documents_of(recipe: Recipe, wanted: str | None) -> tuple[Source | None, str]:
@@ -166,7 +173,9 @@ def bench_for(context: Context, plan: Plan) -> Bench:
         raise UserError(f"data.{data.name} holds no held-out question. Raise its `heldout`, or add an answers probe.")
     unknown = [chat.origin for chat in asked if not chat.accept and chat.answer is None]
     if unknown:
-        raise UserError(f"{unknown[0]}: neither `accept` nor an answer: it cannot be judged (and {len(unknown) - 1} more).")
+        raise UserError(
+            f"{unknown[0]}: neither `accept` nor an answer: it cannot be judged (and {len(unknown) - 1} more)."
+        )
     questions = {content(bare(chat)) for chat in asked}
     rows = [c for c in chats(context.dataset(plan.examples).train) if c.answer is not None]
     examples = [chat for chat in rows if content(bare(chat)) not in questions]
@@ -201,7 +210,11 @@ def answer_ways(context: Context, plan: Plan, bench: Bench, log: EventLog) -> tu
     for refs in ([w for w in plan.ways if w not in TUNED], [w for w in plan.ways if w in TUNED]):
         held: list[Loaded] = []
         for way in refs:
-            ref = context.models[stage_name(context.recipe.stages[plan.index])] if way in TUNED else start_of(context, plan)
+            ref = (
+                context.models[stage_name(context.recipe.stages[plan.index])]
+                if way in TUNED
+                else start_of(context, plan)
+            )
             path = context.folder / "ways" / f"{way}-{way_hash(context, plan, bench, way, ref)[:8]}.json"
             if path.exists():
                 found[way] = read_json(path)
@@ -222,7 +235,7 @@ def answer_ways(context: Context, plan: Plan, bench: Bench, log: EventLog) -> tu
 
 def way_hash(context: Context, plan: Plan, bench: Bench, way: str, ref: ModelRef) -> str:
     """Of what decides a way's answers."""
-    how = {"shots": plan.shots, "nearest": plan.nearest} if way == "few-shot" else {}
+    how: dict[str, Any] = {"shots": plan.shots, "nearest": plan.nearest} if way == "few-shot" else {}
     if way in RETRIEVING:
         how = {"passages": plan.passages, "embeddings": str(plan.embeddings)}
     sampling = [bench.how.max_new_tokens, bench.how.temperature, bench.how.seed, len(bench.asked)]

@@ -51,7 +51,9 @@ def notes(made: Mapping[str, Any]) -> list[str]:
     for way, row in made["rows"].items():
         if row["dropped"]:
             what = "examples" if way == "few-shot" else "passages"
-            lines.append(f"{way}: {row['dropped']} {what} had no room in the model's context, {row['shown']:.1f} were shown")
+            lines.append(
+                f"{way}: {row['dropped']} {what} had no room in the model's context, {row['shown']:.1f} were shown"
+            )
     cut = {way: row["cut_off"] for way, row in made["rows"].items() if row["cut_off"]}
     if cut:
         lines.append("cut off at the token limit: " + ", ".join(f"{way} {count}" for way, count in cut.items()))

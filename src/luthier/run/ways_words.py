@@ -99,7 +99,7 @@ def recommend(
     """(the way to take, why in sentences): among the ways that are not shown to be worse than the best, the cheapest
     at the volume; without a volume the simplest."""
     best = max(scores, key=lambda way: scores[way].mean())
-    alike, worse = [best], []
+    alike, worse = [best], list[str]()
     for way in scores:
         if way != best:
             gap = paired_bootstrap(scores[best], scores[way], seed)
@@ -111,14 +111,14 @@ def recommend(
     said = [few_words(best, rows) if hopeless else first_words(chosen, alike, rows, volume)]
     for way in worse:
         gap = paired_bootstrap(scores[chosen], scores[way], seed)
-        said.append(f"{way}: {points(gap.value)} points less [{points(gap.low)}, {points(gap.high)}]; the difference is real.")
+        said.append(
+            f"{way}: {points(gap.value)} points less [{points(gap.low)}, {points(gap.high)}]; the difference is real."
+        )
     for way in alike:
         if way != chosen:
             gap = paired_bootstrap(scores[way], scores[chosen], seed)
             ends = f"[{signed(gap.low)}, {signed(gap.high)}]"
-            said.append(
-                f"{way}: {signed(gap.value)} points {ends}; {gap.n} questions cannot tell the two apart."
-            )
+            said.append(f"{way}: {signed(gap.value)} points {ends}; {gap.n} questions cannot tell the two apart.")
     said += money_words(rows, best_simple, tuning_s, price_per_hour_usd)
     return chosen, said
 
@@ -139,7 +139,8 @@ def first_words(chosen: str, alike: Sequence[str], rows: Mapping[str, Any], volu
     if volume is None:
         return f"Take {chosen}: {value}; it is the simplest of those that no other is shown to beat."
     money = dollars(total_usd(rows[chosen], volume))
-    return f"Take {chosen}: {value}; of those that no other is shown to beat, it costs least at {volume:,} answers ({money})."
+    least = f"it costs least at {volume:,} answers ({money})"
+    return f"Take {chosen}: {value}; of those that no other is shown to beat, {least}."
 
 
 def money_words(
@@ -155,7 +156,9 @@ def money_words(
     ours, theirs = (dollars(rows[way]["usd_1000"]) for way in (tuned, best_simple))
     volume = rows[tuned]["breaks_even_at"]
     if volume is None:
-        return [f"{paid}; 1,000 answers of {tuned} cost {ours}, of {best_simple} {theirs}: it pays by quality, if at all."]
+        return [
+            f"{paid}; 1,000 answers of {tuned} cost {ours}, of {best_simple} {theirs}: it pays by quality, if at all."
+        ]
     return [f"{paid}; 1,000 answers cost {ours} instead of {best_simple}'s {theirs}: it has paid from {volume:,} on."]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,9 @@ def curve(
     changes: Changes = None,
     sets: SetChanges = None,
     offline: Offline = False,
-    sizes: Annotated[str, typer.Option(metavar="1/16..1", help="Parts of the data: 1/16..1, or 1/8,1/2,1.")] = "1/16..1",
+    sizes: Annotated[
+        str, typer.Option(metavar="1/16..1", help="Parts of the data: 1/16..1, or 1/8,1/2,1.")
+    ] = "1/16..1",
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings at each size.")] = 3,
     stage: Annotated[str | None, typer.Option(help="Which pretrain or sft stage; default: the last.")] = None,
     metric: Annotated[str | None, typer.Option(help="Which probe is forecast; default: answers or choices.")] = None,
@@ -40,7 +42,7 @@ def curve(
         raise RunError(f"{failed} failed (see above); the same command tries again, and only that.")
 
 
-def show(found, console) -> None:  # type: ignore[no-untyped-def]  # plain JSON and rich's console
+def show(found: Any, console: Any) -> None:
     """A table for each probe, and what it says in sentences."""
     from rich.table import Table
     from rich.text import Text

@@ -17,9 +17,7 @@ def ways(
     sets: SetChanges = None,
     offline: Offline = False,
     documents: Annotated[str | None, typer.Option(help="Source or path to look things up in.")] = None,
-    ways: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Which ways.")
-    ] = "zero-shot,few-shot,rag,tuned,tuned+rag",
+    ways: Annotated[str, typer.Option(metavar="A,B,…", help="Which ways.")] = "zero-shot,few-shot,rag,tuned,tuned+rag",
     shots: Annotated[int, typer.Option(min=1, help="Worked examples of few-shot.")] = 4,
     examples: Annotated[str, typer.Option(metavar="nearest|fixed", help="Which training rows are shown.")] = "nearest",
     passages: Annotated[int, typer.Option(min=1, help="Passages looked up for a question.")] = 3,
@@ -38,7 +36,9 @@ def ways(
     from luthier.run.ways import plan_ways
 
     if examples not in ("nearest", "fixed"):
-        raise UserError(f"--examples: {examples} is not nearest or fixed.{did_you_mean(examples, ('nearest', 'fixed'))}")
+        raise UserError(
+            f"--examples: {examples} is not nearest or fixed.{did_you_mean(examples, ('nearest', 'fixed'))}"
+        )
     named = tuple(way.strip() for way in ways.split(",") if way.strip())
     plan = plan_ways(
         loaded, named, stage, test, documents, shots, examples == "nearest", passages, embeddings, limit,

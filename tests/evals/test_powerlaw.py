@@ -148,8 +148,21 @@ def test_what_is_no_power_law_is_told_and_widens():
     ]
     curve = fit_curve(points, True, 0)
     found = outlook(curve, 500, None, 0)
-    assert curve.misfit > 100 and "further from a power law" in found.said[-1]
+    assert curve.misfit > 100 and any("further from a power law" in line for line in found.said)
     assert found.verdict == "unknown" and found.said[0].startswith("Cannot tell yet: 500 more examples")
+
+
+def test_a_smallest_size_that_lies_off_is_left_out():
+    """Nothing is learned from 200 examples (all wrong but for luck); from 400 on the law is 0.2·(n/3200)^−0.5 + 0.1."""
+    points = exact(0.2, 0.5, 0.1)
+    random = np.random.default_rng(0)
+    noisy = [Point(p.n, p.tops_SN + random.normal(0, 0.002, (3, 1)), p.bottoms_N) for p in points]
+    off = [Point(200, np.full((3, 50), 0.97) + random.normal(0, 0.002, (3, 1)), np.ones(50)), *noisy[1:]]
+    assert fit_curve(noisy, True, 0).first == 0
+    curve = fit_curve(off, True, 0)
+    assert curve.first == 1 and exponent(curve).low < 0.5 < exponent(curve).high
+    assert expected(curve, 6400).value == pytest.approx(0.2 * 2**-0.5 + 0.1, abs=0.01)
+    assert "200 examples lie off it" in " ".join(outlook(curve, 500, None, 0).said)
 
 
 def test_the_three_answers():

@@ -69,7 +69,7 @@ def test_a_curve_from_nothing_to_its_files(world):
     recipe = loaded(world)
     begun = []
     watch = lambda event: begun.append(event["stage"]) if event["kind"] == "begin" else None  # noqa: E731
-    asked = run_curve(recipe, world, SIZES, seeds=2, watchers=(watch,))
+    asked = run_curve(recipe, world, SIZES, seeds=2, least_steps=10, watchers=(watch,))
     assert begun == ["pretrain", "sft", "sft-1-seed1"] + [f"sft-1of{k}-seed{s}" for k in (2, 4) for s in (0, 1)]
     found = read_json(asked.folder / "curve.json")
     assert found["metric"] == "answers" and set(found["curves"]) == {"answers", "loss"}
@@ -86,7 +86,7 @@ def test_a_curve_from_nothing_to_its_files(world):
     )
 
     begun.clear()
-    again = run_curve(recipe, world, SIZES, seeds=2, watchers=(watch,))
+    again = run_curve(recipe, world, SIZES, seeds=2, least_steps=10, watchers=(watch,))
     run_recipe(recipe, world, (watch,))
     assert again.found == asked.found and begun == ["evaluate"]
 
@@ -157,7 +157,7 @@ def test_a_fresh_models_pretraining_has_one_tokenizer(world):
         for folder in Path(recipe.out).glob("small/**/model/tokenizer.json"):
             kept[folder.parents[1].name] = folder.read_text()
 
-    asked = run_curve(recipe, world, SIZES, seeds=2, watchers=(watch,))
+    asked = run_curve(recipe, world, SIZES, seeds=2, least_steps=10, watchers=(watch,))
     assert len(kept) >= 5 and len(set(kept.values())) == 1
     (curve,) = asked.found["curves"].values()
     assert asked.found["start"] == "random weights" and not curve["share"]
@@ -205,7 +205,7 @@ def test_probes_of_a_recipe_that_has_none_and_steps_that_are_given(world):
     """Without probes the held-out loss is measured. With `steps` a part takes its share of them, and at least 10."""
     sft = SFT.replace("epochs: 1", "steps: 80")
     recipe = loaded(world, "evaluate={}", f"stages=[{PRETRAIN}, {sft}]")
-    plan = plan_curve(recipe, SIZES, 1)
+    plan = plan_curve(recipe, SIZES, 1, least_steps=10)
     assert list(plan.probes) == ["loss"] and plan.probes["loss"].data == "questions"
     steps = [curves.part_steps(plan, share, 30, None)["steps"] for share in (1 / 16, 1 / 4, 1 / 2)]
     assert steps == [10, 20, 40]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MEASURED = ("answers", "choices", "fill_mask", "loss", "pseudo_perplexity")
 """Probes whose figures fall or rise with the data, item by item; the first of a recipe is the one that is forecast."""
+LEAST_STEPS = 40
 FEWEST = 3
 """Sizes that a curve of three parameters needs at least."""
 MOST_PARTS = 40
@@ -34,6 +35,9 @@ class LearningCurve(Strict):
     """Parts of the stage's training rows, each within the larger ones: 1/8, 0.25, or 1/16..1 for all doublings."""
     seeds: int = Field(default=1, ge=1, le=20)
     """Trainings at each size. One says little of how much luck there is; three are better."""
+    least_steps: int = Field(default=LEAST_STEPS, ge=1)
+    """Optimizer steps that even the smallest part takes. A part trains for the stage's epochs, so for fewer steps than
+    the whole; where that would be fewer than this, for more epochs."""
     more: int = Field(default=500, ge=1)
     """Examples more that the forecast is about."""
     worth: float | None = Field(default=None, gt=0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.evals.powerlaw import Curve, Range, expected, exponent, forecast, gain, interval, knee
+from luthier.evals.powerlaw import MISFIT, Curve, Range, expected, exponent, forecast, gain, interval, knee
 
 WORTH_SHARE, WORTH_LOSS = 0.01, 0.01
 """What doubling the data has to bring: a point of 100; a hundredth of the loss."""
@@ -59,14 +59,12 @@ def outlook(curve: Curve, more: int, worth: float | None, seed: int) -> Outlook:
     floor = interval(curve.laws.c, float(curve.law.c[0]))
     ahead = [(m, forecast(curve, m, seed)) for m in dict.fromkeys((n, n + more, 2 * n))]
     verdict = verdict_of(gained, least * np.log2(1 + more / n))
-    said = [answer(verdict, gained, more, share), *about_knee(bend, n, least, share)]
+    said = [*answer(verdict, gained, more, share), *about_knee(bend, n, least, share), *about_fit(curve)]
     said += [
         f"With {m:,} examples the next run is expected to show {figure(shown(r, share), share)}."
         for m, r in ahead
         if m > n
     ]
-    if curve.misfit:
-        said += about_fit(curve)
     return Outlook(
         n,
         more,
@@ -89,15 +87,16 @@ def verdict_of(gained: Range, worth: float) -> str:
     return "helps" if gained.value > 0 and gained.low >= SURE * gained.value else "unknown"
 
 
-def answer(verdict: str, gained: Range, more: int, share: bool) -> str:
+def answer(verdict: str, gained: Range, more: int, share: bool) -> list[str]:
     """'500 more examples: +2.1 ± 0.8 points.'"""
     found = f"{signed(gained.value, share)} ± {plain(gained.half, share)}"
     if verdict == "helps":
-        return f"{more:,} more examples: {found} {unit(share)}."
+        return [f"{more:,} more examples: {found} {unit(share)}."]
     if verdict == "past":
-        return f"Past the knee: {more:,} more examples are not expected to help ({found} {unit(share)})."
+        return [f"Past the knee: {more:,} more examples are not expected to help ({found} {unit(share)})."]
     ends = f"between {signed(gained.low, share)} and {signed(gained.high, share)} {unit(share)}"
-    return f"Cannot tell yet: {more:,} more examples would bring something {ends}. More seeds or test items would say."
+    said = "More seeds, more sizes or more test items would narrow that."
+    return [f"Cannot tell yet: {more:,} more examples would bring something {ends}.", said]
 
 
 def about_knee(bend: Range, n: int, worth: float, share: bool) -> list[str]:
@@ -115,14 +114,16 @@ def about_knee(bend: Range, n: int, worth: float, share: bool) -> list[str]:
 
 def about_fit(curve: Curve) -> list[str]:
     """Whether the points lie on such a curve at all."""
-    from luthier.evals.powerlaw import MISFIT
-
-    if curve.misfit <= MISFIT:
-        return []
-    return [
-        f"The points lie further from a power law than the luck of seeds explains (χ² per degree of freedom "
-        f"{curve.misfit:.1f}): every interval is widened by that. Leaving out the smallest sizes may help."
-    ]
+    said = []
+    if curve.first:
+        small = ", ".join(f"{point.n:,}" for point in curve.points[: curve.first])
+        said.append(f"The law runs through the larger sizes: {small} examples lie off it, and are left out.")
+    if curve.misfit > MISFIT:
+        said.append(
+            f"The points lie further from a power law than the luck of seeds explains (χ² per degree of freedom "
+            f"{curve.misfit:.1f}): every forecast is widened by that."
+        )
+    return said
 
 
 def round_n(n: float) -> int:
@@ -164,7 +165,7 @@ def as_json(curve: Curve, found: Outlook) -> dict[str, Any]:
         inside = shown(interval(curve.drawn_RK[:, k], float(curve.error_K[k])), share)
         runs = [1 - error if share else error for error in point.errors_S.tolist()]
         points.append({"n": point.n, **inside._asdict(), "runs": runs, "items": len(point.bottoms_N)})
-    first, last = curve.points[0].n, max(AHEAD * found.n, found.n + found.more)
+    first, last = curve.points[curve.first].n, max(AHEAD * found.n, found.n + found.more)
     band = [[round(n, 2), *shown(expected(curve, n), share)] for n in np.geomspace(first, last, DRAWN).tolist()]
     words = asdict(found) | {key: value._asdict() for key, value in ranges_of(found).items()}
     words["ahead"] = [{"n": n, **one._asdict()} for n, one in found.ahead]

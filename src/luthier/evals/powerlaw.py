@@ -75,13 +75,16 @@ class Curve:
     laws: Law
     """R draws of it."""
     spread_R: np.ndarray
-    """Standard deviation of one run for its seed, in units of `scale_of`."""
+    """Standard deviation of one run about the law, in units of `scale_of`: its seed, or the points' misfit where that
+    is more."""
     error_K: np.ndarray
     """The mean error at each size, in rising order."""
     drawn_RK: np.ndarray
-    """The same in each draw."""
+    """The same in each draw of items and seeds."""
     misfit: float
     """χ² per degree of freedom of the points about the curve; 0 where three parameters leave none."""
+    first: int
+    """Index of the smallest size that the law runs through: smaller ones lay off it."""
 
     @property
     def n(self) -> int:
@@ -145,7 +148,9 @@ def scale_of(error: np.ndarray, share: bool) -> np.ndarray:
 
 
 def fit_curve(points: Sequence[Point], share: bool, seed: int, draws: int = DRAWS) -> Curve:
-    """The law through some sizes, and what the draws say of it. Raises ValueError for fewer than three sizes."""
+    """The law through some sizes, and what the draws say of it. Where the points lie further from it than seeds explain,
+    the smallest sizes are left out one by one, as long as four are left: what a model learns from very little follows
+    other laws. Raises ValueError for fewer than three sizes."""
     points = sorted(points, key=lambda point: point.n)
     if len({point.n for point in points}) < 3:
         raise ValueError("a curve needs at least three sizes")
@@ -154,19 +159,38 @@ def fit_curve(points: Sequence[Point], share: bool, seed: int, draws: int = DRAW
     error_K = np.array([point.errors_S.mean() for point in points])
     scale_K = scale_of(error_K, share)
     weights_K = seeds_K / scale_K**2
-    law = fit_laws(n_K, error_K[None], weights_K)
     spread, degrees = seed_spread(points, scale_K, share)
-    left = float((weights_K * (error_K - law.at_each(n_K)) ** 2).sum()) / max(1, len(n_K) - 3)
-    misfit = left / spread**2 if len(n_K) > 3 and spread > 0 else 0.0
-    if misfit > MISFIT:
-        spread = float(np.sqrt(left))
+    first, misfit = 0, misfit_of(n_K, error_K, weights_K, spread)
+    while misfit > MISFIT and len(n_K) - first > 4:
+        first += 1
+        misfit = misfit_of(n_K[first:], error_K[first:], weights_K[first:], spread)
     random = np.random.default_rng(seed)
-    spread_R = spread * np.sqrt(degrees / random.chisquare(degrees, draws))
-    own_R = spread_R * np.sqrt(max(0.0, 1 - in_items(points, scale_K) / spread**2))
-    noise_RK = random.standard_normal((draws, len(n_K))) / np.sqrt(seeds_K) * own_R[:, None] * scale_K
-    drawn_RK = np.clip(drawn_errors(points, random, draws) + noise_RK, 0, 1 if share else None)
-    laws = fit_laws(n_K, drawn_RK, weights_K)
-    return Curve(points, share, law, laws, spread_R, error_K, drawn_RK, misfit)
+    luck_R = np.sqrt(degrees / random.chisquare(degrees, draws))
+    own = spread * np.sqrt(max(0.0, 1 - in_items(points, scale_K) / spread**2))
+    off = spread * np.sqrt(misfit) if misfit > MISFIT else own
+    noise_RK = random.standard_normal((draws, len(n_K))) / np.sqrt(seeds_K) * luck_R[:, None] * scale_K
+    items_RK, top = drawn_errors(points, random, draws), 1 if share else None
+    fitted_RK = np.clip(items_RK + off * noise_RK, 0, top)[:, first:]
+    return Curve(
+        points,
+        share,
+        fit_laws(n_K[first:], error_K[None, first:], weights_K[first:]),
+        fit_laws(n_K[first:], fitted_RK, weights_K[first:]),
+        luck_R * max(spread, off),
+        error_K,
+        np.clip(items_RK + own * noise_RK, 0, top),
+        misfit,
+        first,
+    )
+
+
+def misfit_of(n_K: np.ndarray, error_K: np.ndarray, weights_K: np.ndarray, spread: float) -> float:
+    """χ² per degree of freedom of sizes about their law; 0 where there are no more sizes than parameters."""
+    if len(n_K) <= 3:
+        return 0.0
+    law = fit_laws(n_K, error_K[None], weights_K)
+    left = float((weights_K * (error_K - law.at_each(n_K)[0]) ** 2).sum())
+    return left / (len(n_K) - 3) / spread**2
 
 
 def seed_spread(points: Sequence[Point], scale_K: np.ndarray, share: bool) -> tuple[float, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.base.crosscheck import stage_name
+from luthier.base.curves import LEAST_STEPS
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import write_json, write_text
 from luthier.base.recipe import Recipe
@@ -33,11 +34,12 @@ def run_curve(
     metric: str | None = None,
     more: int = 500,
     worth: float | None = None,
+    least_steps: int = LEAST_STEPS,
     watchers: tuple[Watcher, ...] = (),
 ) -> Asked:
     """Runs, or goes on with, a learning curve in the recipe's own run folder. Raises UserError for what is asked
     wrongly, RunError where fewer than three sizes came through."""
-    plan = plan_curve(recipe, sizes, seeds, stage, metric, more, worth)
+    plan = plan_curve(recipe, sizes, seeds, stage, metric, more, worth, least_steps)
     whole = plan.shares[-1] == 1
     plain = recipe.model_copy(update={"learning_curve": None, "export": []})
     with reached(plain, recipe_path, plan.index + whole, watchers) as context:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from luthier.base.crosscheck import WRITES_TEXT, stage_name
-from luthier.base.curves import MEASURED, curved, data_of, size_words, sizes_of
+from luthier.base.curves import LEAST_STEPS, MEASURED, curved, data_of, size_words, sizes_of
 from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, write_text
@@ -37,8 +37,6 @@ from luthier.run.memo import StageFolder
 from luthier.run.tune import sources_of, train_language_model
 from luthier.train.ranks import here
 
-FEWEST_STEPS = 10
-"""Of a part: where its epochs would be fewer steps than this, it takes these."""
 NEVER = 10**9
 """Steps between looks at the held-out loss while a part trains: they decide nothing, and the probes look afterwards."""
 
@@ -57,7 +55,8 @@ class Plan:
     """What is measured, by name; the first is forecast."""
     more: int
     worth: float | None
-    notes: tuple[str, ...] = ()
+    least_steps: int
+    """Of a part: where its epochs would be fewer steps than this, it takes these."""
 
     @property
     def name(self) -> str:
@@ -87,6 +86,7 @@ def plan_curve(
     metric: str | None = None,
     more: int = 500,
     worth: float | None = None,
+    least_steps: int = LEAST_STEPS,
 ) -> Plan:
     """What is trained and measured. Raises UserError for what the recipe has not, or what is no size."""
     stages, wrong, shares = curved(recipe), list[str](), tuple[float, ...]()
@@ -119,7 +119,7 @@ def plan_curve(
         fit["loss"] = LossProbe(kind="loss", data=first)
     first = metric or min(fit, key=lambda name: MEASURED.index(fit[name].kind))
     ordered = {first: fit[first]} | fit
-    return Plan(index, chosen, shares, seeds, ordered, more, worth)
+    return Plan(index, chosen, shares, seeds, ordered, more, worth, least_steps)
 
 
 def start_of(context: Context, plan: Plan) -> ModelRef | None:
@@ -240,7 +240,7 @@ def whole_tokenizer(context: Context, plan: Plan) -> Path:
 def part_stage(
     context: Context, plan: Plan, share: float, seed: int, n: int, largest: Trained | None
 ) -> Pretrain | Sft:
-    """The stage as it trains on a part: for the same epochs, so for fewer steps, but not fewer than FEWEST_STEPS."""
+    """The stage as it trains on a part: for the same epochs, so for fewer steps, but not fewer than the plan's least."""
     start = start_of(context, plan)
     changes: dict[str, Any] = {"name": part_name(plan, share, seed), "evaluate_every_steps": NEVER}
     changes["init"] = None if start is None else start.name
@@ -250,9 +250,10 @@ def part_stage(
 def part_steps(plan: Plan, share: float, n: int, largest: Trained | None) -> dict[str, Any]:
     """The settings that say how long a part trains: as many epochs as the whole, so its share of the steps."""
     if plan.stage.steps is not None:
-        return {"steps": max(FEWEST_STEPS, round(plan.stage.steps * share))}
-    if largest is not None and largest.steps * n / largest.n < FEWEST_STEPS:
-        return {"steps": FEWEST_STEPS, "epochs": None}
+        return {"steps": max(min(plan.least_steps, plan.stage.steps), round(plan.stage.steps * share))}
+    least = plan.least_steps if largest is None else min(plan.least_steps, largest.steps)
+    if largest is not None and largest.steps * n / largest.n < least:
+        return {"steps": least, "epochs": None}
     return {}
 
 
@@ -337,7 +338,8 @@ def notes_of(plan: Plan, found: Sequence[Trained]) -> list[str]:
     """What was equal, and what was not."""
     words = ", ".join(size_words(share) for share in plan.shares)
     lines = [f"parts {words} of the data, each within the larger ones; {plan.seeds} seed{'s' * (plan.seeds > 1)} each"]
-    floor = [one for one in found if one.steps == FEWEST_STEPS and one.share < 1]
+    most = max(one.steps for one in found)
+    floor = [one for one in found if one.steps == min(plan.least_steps, most) and one.share < max(plan.shares)]
     if plan.stage.steps is None:
         lines.append(f"the same epochs ({plan.stage.epochs or 1:g}) at every size, so fewer steps on less data")
     else:
@@ -345,7 +347,7 @@ def notes_of(plan: Plan, found: Sequence[Trained]) -> list[str]:
     if floor:
         small = sorted({one.share for one in floor})
         lines.append(
-            f"{', '.join(map(size_words, small))}: at least {FEWEST_STEPS} steps, so more epochs than the rest"
+            f"{', '.join(map(size_words, small))}: at least {min(plan.least_steps, most)} steps, so more epochs than the rest"
         )
     return lines
 
@@ -356,7 +358,7 @@ def curve_for_report(context: Context) -> dict[str, Any] | None:
     how = context.recipe.learning_curve
     if how is None:
         return None
-    plan = plan_curve(context.recipe, how.sizes, how.seeds, how.stage, how.metric, how.more, how.worth)
+    plan = plan_curve(context.recipe, how.sizes, how.seeds, how.stage, how.metric, how.more, how.worth, how.least_steps)
     log = EventLog(context.folder / "events.jsonl", context.watchers)
     log.emit("note", text=f"learning curve: {plan.name} on parts of its data")
     try:

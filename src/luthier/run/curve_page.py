@@ -33,7 +33,7 @@ def table_rows(one: Mapping[str, Any]) -> list[dict[str, str]]:
         value, _, interval = figure(Range(point["value"], point["low"], point["high"]), share).partition(" [")
         runs = ", ".join(f"{run * 100:.1f}" if share else f"{run:.3f}" for run in point["runs"])
         words = {"n": f"{point['n']:,}", "value": value, "interval": f"[{interval}", "runs": runs}
-        rows.append(words | {"items": f"{point['items']:,}"})
+        rows.append(words | {"asked": f"{point['items']:,}"})
     return rows
 
 

@@ -27,6 +27,8 @@ def curve_picture(name: str, found: Mapping[str, Any], stage: str, alone: bool =
     plot = Plot(found)
     title = f"{name} by examples of {stage}"
     parts = [words(LEFT, 30, title, size=17, bold=True), words(LEFT, 52, found["said"][0], ink="--muted")]
+    if not alone:
+        parts.pop()  # the page says it
     parts += plot.axes(share)
     inside = [row for row in band if row[0] <= n * 1.0001]
     beyond = [row for row in band if row[0] >= inside[-1][0]]
@@ -41,7 +43,7 @@ def curve_picture(name: str, found: Mapping[str, Any], stage: str, alone: bool =
         parts.append(measured(plot, point))
     for ahead in found["ahead"]:
         if ahead["n"] > n:
-            parts.append(expected(plot, ahead, share, plus=ahead["n"] - n))
+            parts.append(expected(plot, ahead, share, ahead["n"] - n, over=ahead["n"] == 2 * n))
     body = "".join(parts)
     label = escape(f"{title}. {' '.join(found['said'])}")
     ground = f'<style>{STYLE}</style><rect width="{WIDE}" height="{TALL}" style="fill:var(--paper)"/>' if alone else ""
@@ -129,13 +131,12 @@ def measured(plot: Plot, point: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def expected(plot: Plot, ahead: Mapping[str, Any], share: bool, plus: int) -> str:
-    """What the next run with more data should show: an open dot with its interval, and the figure beside it."""
+def expected(plot: Plot, ahead: Mapping[str, Any], share: bool, plus: int, over: bool) -> str:
+    """What the next run with more data should show: an open dot with its interval, and the figure over or under it."""
     x, y = plot.x(ahead["n"]), plot.y(ahead["value"])
     stroke = "stroke:var(--red);fill:none"
     parts = [f'<path d="M{x} {plot.y(ahead["low"])}V{plot.y(ahead["high"])}" style="{stroke};stroke-width:1.5"/>']
     parts.append(f'<circle cx="{x}" cy="{y}" r="4.5" style="{stroke};stroke-width:2;fill:var(--paper)"/>')
     shown = f"{ahead['value'] * 100:.1f} %" if share else f"{ahead['value']:.3f}"
-    where = plot.y(ahead["low"]) + 16 if share else plot.y(ahead["high"]) - 8
-    parts.append(words(x + 8, where, f"+{plus:,}: {shown}", size=12, ink="--red"))
+    parts.append(words(x + 8, y - 9 if over else y + 19, f"+{plus:,}: {shown}", size=12, ink="--red"))
     return "".join(parts)

@@ -21,6 +21,7 @@ def curve(
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings at each size.")] = 3,
     stage: Annotated[str | None, typer.Option(help="Which pretrain or sft stage; default: the last.")] = None,
     metric: Annotated[str | None, typer.Option(help="Which probe is forecast; default: answers or choices.")] = None,
+    least_steps: Annotated[int, typer.Option(min=1, help="Steps that even the smallest part takes.")] = 40,
     more: Annotated[int, typer.Option(min=1, help="Examples more to forecast.")] = 500,
     worth: Annotated[
         float | None, typer.Option(help="What a doubling must bring: points (default 1) or nats a token.")
@@ -33,7 +34,7 @@ def curve(
 
     console = screen()
     with RunDisplay(console) as display:
-        asked = run_curve(loaded, recipe, sizes.split(","), seeds, stage, metric, more, worth, (display,))
+        asked = run_curve(loaded, recipe, sizes.split(","), seeds, stage, metric, more, worth, least_steps, (display,))
     show(asked.found, console)
     for file in ("curve.html", "curve.svg", "curve.json"):
         print(asked.folder / file)
@@ -54,7 +55,7 @@ def show(found: Any, console: Any) -> None:
         for heading in ("examples", name, "95 % interval", "runs", "items"):
             table.add_column(heading, justify="right", overflow="fold")
         for row in table_rows(one):
-            table.add_row(*(Text(row[key]) for key in ("n", "value", "interval", "runs", "items")))
+            table.add_row(*(Text(row[key]) for key in ("n", "value", "interval", "runs", "asked")))
         console.print()
         console.print(table)
         for number, line in enumerate(one["said"]):

@@ -77,7 +77,7 @@ def test_a_curve_from_nothing_to_its_files(world):
     assert sizes["1/4"] < sizes["1/2"] < sizes["1"] == 113  # 120 rows, less those held out
     assert [p["n"] for p in found["curves"]["loss"]["points"]] == [sizes[s] for s in ("1/4", "1/2", "1")]
     assert [len(p["runs"]) for p in found["curves"]["answers"]["points"]] == [2, 2, 2]
-    assert any("at least 10 steps" in note for note in found["notes"])
+    assert any("10 steps, so more epochs" in note for note in found["notes"])
     assert not list(asked.folder.rglob("*.safetensors"))
     ET.parse(asked.folder / "curve.svg")
     page = (asked.folder / "curve.html").read_text()

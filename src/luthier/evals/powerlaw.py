@@ -148,9 +148,9 @@ def scale_of(error: np.ndarray, share: bool) -> np.ndarray:
 
 
 def fit_curve(points: Sequence[Point], share: bool, seed: int, draws: int = DRAWS) -> Curve:
-    """The law through some sizes, and what the draws say of it. Where the points lie further from it than seeds explain,
-    the smallest sizes are left out one by one, as long as four are left: what a model learns from very little follows
-    other laws. Raises ValueError for fewer than three sizes."""
+    """The law through some sizes, and what the draws say of it. Where the points lie further from it than seeds
+    explain, the smallest sizes are left out one by one, as long as four are left: what a model learns from very little
+    follows other laws. Raises ValueError for fewer than three sizes."""
     points = sorted(points, key=lambda point: point.n)
     if len({point.n for point in points}) < 3:
         raise ValueError("a curve needs at least three sizes")

@@ -240,7 +240,7 @@ def whole_tokenizer(context: Context, plan: Plan) -> Path:
 def part_stage(
     context: Context, plan: Plan, share: float, seed: int, n: int, largest: Trained | None
 ) -> Pretrain | Sft:
-    """The stage as it trains on a part: for the same epochs, so for fewer steps, but not fewer than the plan's least."""
+    """The stage as it trains on a part: for the same epochs, so for fewer steps, but for the plan's least."""
     start = start_of(context, plan)
     changes: dict[str, Any] = {"name": part_name(plan, share, seed), "evaluate_every_steps": NEVER}
     changes["init"] = None if start is None else start.name
@@ -347,7 +347,7 @@ def notes_of(plan: Plan, found: Sequence[Trained]) -> list[str]:
     if floor:
         small = sorted({one.share for one in floor})
         lines.append(
-            f"{', '.join(map(size_words, small))}: at least {min(plan.least_steps, most)} steps, so more epochs than the rest"
+            f"{', '.join(map(size_words, small))}: {min(plan.least_steps, most)} steps, so more epochs than the rest"
         )
     return lines
 

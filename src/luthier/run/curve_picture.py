@@ -26,9 +26,9 @@ def curve_picture(name: str, found: Mapping[str, Any], stage: str, alone: bool =
     band = found["band"]
     plot = Plot(found)
     title = f"{name} by examples of {stage}"
-    parts = [words(LEFT, 30, title, size=17, bold=True), words(LEFT, 52, found["said"][0], ink="--muted")]
-    if not alone:
-        parts.pop()  # the page says it
+    parts = [words(LEFT, 30, title, size=17, bold=True)]
+    if alone:  # a page says it beside the picture
+        parts.append(words(LEFT, 52, found["said"][0], ink="--muted"))
     parts += plot.axes(share)
     inside = [row for row in band if row[0] <= n * 1.0001]
     beyond = [row for row in band if row[0] >= inside[-1][0]]

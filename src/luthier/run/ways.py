@@ -34,7 +34,7 @@ from luthier.model.load import Loaded
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
 from luthier.run.methods import sources_of
-from luthier.run.ways_prompts import Prompted, bare, fits_in, question_of, with_examples, with_passages
+from luthier.run.ways_prompts import Prompted, bare, fits_in, framed, question_of, with_examples, with_passages
 
 WAYS = ("zero-shot", "few-shot", "rag", "tuned", "tuned+rag")
 """From the simplest to the most work."""
@@ -42,7 +42,8 @@ TUNED = ("tuned", "tuned+rag")
 RETRIEVING = ("rag", "tuned+rag")
 LATENCIES = 24
 """Questions asked one at a time, for how long a person waits; all of them together say what an answer costs."""
-MOST_PASSAGE_TOKENS = 200
+LEAST_PASSAGE_TOKENS, MOST_PASSAGE_TOKENS = 16, 200
+"""Of a passage: what is left of the context beside nine of ten questions, shared among the passages."""
 
 Search = Callable[[Sequence[str], int], np.ndarray]
 """Queries, k -> [Q, K] indices of the best, −1 where there are fewer."""
@@ -294,7 +295,10 @@ def prompter(
         ]
     if way in RETRIEVING:
         count = lambda text: len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
-        found = passages(bench.documents, min(MOST_PASSAGE_TOKENS, room // (plan.passages + 1)), count)
+        frames = [len(renderer.prompt(framed(chat, template).prompt, chat.origin)) for chat in bench.asked]
+        left = room - int(np.quantile(frames, 0.9))
+        most = min(MOST_PASSAGE_TOKENS, max(LEAST_PASSAGE_TOKENS, left // plan.passages))
+        found = passages(bench.documents, most, count)
         search = searcher(context, plan, [one.text for one in found])
         return lambda asked: [
             with_passages(chat, said, template, fits)

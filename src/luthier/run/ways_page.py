@@ -75,7 +75,9 @@ def ways_picture(made: Mapping[str, Any], title: str, alone: bool = True) -> str
         inside = min(max(value, ticks[0]), ticks[-1])
         return round(TALL - BOTTOM - (TALL - TOP - BOTTOM) * (inside - ticks[0]) / (ticks[-1] - ticks[0]), 1)
 
-    parts = [words(LEFT, 30, title, size=17, bold=True), words(LEFT, 52, made["said"][0], ink="--muted")]
+    parts = [words(LEFT, 30, title, size=17, bold=True)]
+    if alone:  # a page says it beside the picture
+        parts.append(words(LEFT, 52, made["said"][0], ink="--muted"))
     for tick in ticks:
         parts.append(f'<path d="M{LEFT} {y(tick)}H{WIDE - RIGHT}" style="stroke:var(--hair);fill:none"/>')
         label = tick_label(tick, ticks[1] - ticks[0], True)
@@ -104,10 +106,13 @@ def ways_picture(made: Mapping[str, Any], title: str, alone: bool = True) -> str
 
 
 def money_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of every power of ten between two logarithms."""
+    """Round amounts between two logarithms: powers of ten; their 2 and 5 fold too where those are few, or all."""
     powers = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [m * 10.0**k for k in powers for m in (1, 2, 5) if low <= math.log10(m * 10.0**k) <= high]
-    return ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}".startswith("1")]
+    for digits in ((1,), (1, 2, 5), range(1, 10)):
+        ticks = [m * 10.0**k for k in powers for m in digits if low <= math.log10(m * 10.0**k) <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def section(made: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], title: str) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def with_passages(chat: Chat, passages: Sequence[str], template: bool, fits: Cal
     return fewer(bare(chat), passages, build, fits)
 
 
+def framed(chat: Chat, template: bool) -> Chat:
+    """The question as `with_passages` asks it, around no passage."""
+    return with_passages(chat, [""], template, lambda _: True).chat
+
+
 def question_of(chat: Chat) -> str:
     """The last thing that the user says."""
     return next((m.content for m in reversed(chat.prompt) if m.role == "user"), "")

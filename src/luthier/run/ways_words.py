@@ -96,8 +96,8 @@ def recommend(
     price_per_hour_usd: float,
     seed: int,
 ) -> tuple[str, list[str]]:
-    """(the way to take, why in sentences): among the ways that are not shown to be worse than the best, the cheapest
-    at the volume; without a volume the simplest."""
+    """(the way to take, or "" where none is worth it; why, in sentences): among the ways that are not shown to be worse
+    than the best, the cheapest at the volume; without a volume the simplest."""
     best = max(scores, key=lambda way: scores[way].mean())
     alike, worse = [best], list[str]()
     for way in scores:
@@ -107,8 +107,9 @@ def recommend(
     order = list(rows)
     alike.sort(key=order.index)
     chosen = alike[0] if volume is None else min(alike, key=lambda way: total_usd(rows[way], volume))
-    hopeless = rows[best]["quality"]["high"] < LEAST
-    said = [few_words(best, rows) if hopeless else first_words(chosen, alike, rows, volume)]
+    if rows[best]["quality"]["high"] < LEAST:
+        return "", [few_words(best, rows), *money_words(rows, best_simple, tuning_s, price_per_hour_usd)]
+    said = [first_words(chosen, alike, rows, volume)]
     for way in worse:
         gap = paired_bootstrap(scores[chosen], scores[way], seed)
         said.append(

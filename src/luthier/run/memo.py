@@ -30,6 +30,8 @@ READERS = (
     *("compare.py", "methods.py", "compare_picture.py", "trackers.py", "versus.py", "versus_page.py", "asked.py"),
     *("versus_words.py", "measures.py", "judging.py", "arena.py", "arena_picture.py", "added.py"),
     *("tradeoff.py", "sweep.py"),
+    *("curve_page.py", "curve_picture.py", "ways_page.py", "ways_words.py", "forecast.py"),
+    *("ask_curve.py", "ask_ways.py"),
 )
 """More files that decide no stage's result: they write recipes, or read what a run has told."""
 

@@ -72,7 +72,7 @@ def test_help_names_every_verb_and_imports_nothing_heavy(tmp_path):
         assert re.search(rf"\b{verb}\b", done.stdout)
 
 
-@pytest.mark.parametrize("verb", ["run", "check", "settings", "doctor"])
+@pytest.mark.parametrize("verb", ["run", "curve", "check", "settings", "doctor"])
 def test_help_of_a_verb_needs_no_torch(verb, tmp_path):
     code = "import sys; from luthier.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code, verb, "--help"], cwd=tmp_path, capture_output=True, text=True)

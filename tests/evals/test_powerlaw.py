@@ -98,7 +98,7 @@ def test_intervals_hold_as_often_as_they_say(share, a, c, b, seeds):
     held = np.zeros(3)
     for seed in range(200):
         random = np.random.default_rng(seed)
-        curve = fit_curve(drawn(random, a, b, c, seeds, share), share, seed, draws=300)
+        curve = fit_curve(drawn(random, a, b, c, seeds, share), share, seed, draws=200)
         ends, error, run = exponent(curve), expected(curve, 6400), forecast(curve, 6400, seed)
         truth = a * 2**-b + c
         ran = truth * (1 + 0.01 * random.standard_normal())

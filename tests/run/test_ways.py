@@ -98,7 +98,7 @@ def one_way(right, together_s, prepared_s=0.0, f1=None):
         "answers": ["x"] * n, "right": right, "f1": f1 or [None] * n,
         "together_s": together_s, "prepared_s": prepared_s,
         "waited_s": [0.1, 0.2, 0.3], "tokens_in": [10] * n, "tokens_out": [5] * n, "ended": [True] * n,
-        "shown": [0] * n, "dropped": [0] * n,
+        "shown": [0] * n, "dropped": [0] * n, "held": [],
     }  # fmt: skip
 
 
@@ -181,6 +181,7 @@ def test_every_way_is_run_and_kept(world, monkeypatch):
     page = (second.folder / "ways.html").read_text()
     assert "Answers side by side" in page and "Which colour has the" in page
     kept = read_json(next(second.folder.glob("rag-*.json")))
+    assert kept["held"] == [1] * 12 and "held the right value for 100.0 % of them" in page
     assert kept["shown"] == [1] * 12 and all(tokens > 20 for tokens in kept["tokens_in"])
 
 

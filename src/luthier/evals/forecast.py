@@ -170,7 +170,8 @@ def as_json(curve: Curve, found: Outlook) -> dict[str, Any]:
     words = asdict(found) | {key: value._asdict() for key, value in ranges_of(found).items()}
     words["ahead"] = [{"n": n, **one._asdict()} for n, one in found.ahead]
     law = {"a": float(curve.law.a[0]), "b": float(curve.law.b[0]), "c": float(curve.law.c[0]), "unit": curve.law.unit}
-    return {"share": share, "points": points, "law": law, "band": band, "misfit": curve.misfit, **words}
+    fit = {"law": law, "misfit": curve.misfit, "first": curve.first}
+    return {"share": share, "points": points, "band": band, **fit, **words}
 
 
 def ranges_of(found: Outlook) -> dict[str, Range]:

@@ -170,6 +170,8 @@ def fit_curve(points: Sequence[Point], share: bool, seed: int, draws: int = DRAW
     off = spread * np.sqrt(misfit) if misfit > MISFIT else own
     noise_RK = random.standard_normal((draws, len(n_K))) / np.sqrt(seeds_K) * luck_R[:, None] * scale_K
     items_RK, top = drawn_errors(points, random, draws), 1 if share else None
+    if share:
+        items_RK += random.standard_normal((draws, len(n_K))) * unseen(error_K, len(points[0].bottoms_N))
     fitted_RK = np.clip(items_RK + off * noise_RK, 0, top)[:, first:]
     return Curve(
         points,
@@ -239,6 +241,13 @@ def drawn_errors(points: Sequence[Point], random: np.random.Generator, draws: in
         below_R = np.maximum(times_RN @ bottoms_N, 1e-12)
         found.append(times_RN @ mean_KN.T / below_R[:, None])
     return np.concatenate(found)
+
+
+def unseen(error_K: np.ndarray, items: int) -> np.ndarray:
+    """Standard deviation that drawing items anew cannot show where all of them are right, or nearly: what is missing to
+    that of a share of 2 in items + 4 (Agresti and Coull 1998)."""
+    least = np.clip(error_K, 2 / (items + 4), 1 - 2 / (items + 4))
+    return np.sqrt(np.maximum(0, least * (1 - least) - error_K * (1 - error_K)) / items)
 
 
 def interval(values_R: np.ndarray, value: float) -> Range:

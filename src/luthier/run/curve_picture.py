@@ -39,8 +39,8 @@ def curve_picture(name: str, found: Mapping[str, Any], stage: str, alone: bool =
     parts.append(f'<path d="{plot.path([(row[0], row[1]) for row in inside])}" style="{line}"/>')
     parts.append(f'<path d="{plot.path([(row[0], row[1]) for row in beyond])}" style="{line};stroke-dasharray:5 5"/>')
     parts.append(vertical(plot, n, "all there is"))
-    for point in found["points"]:
-        parts.append(measured(plot, point))
+    for number, point in enumerate(found["points"]):
+        parts.append(measured(plot, point, hollow=number < found["first"]))
     for ahead in found["ahead"]:
         if ahead["n"] > n:
             parts.append(expected(plot, ahead, share, ahead["n"] - n, over=ahead["n"] == 2 * n))
@@ -59,7 +59,7 @@ class Plot:
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         self.found = found
-        xs = [row[0] for row in found["band"]] + [one["n"] for one in found["ahead"]]
+        xs = [row[0] for row in found["band"]] + [one["n"] for one in (*found["points"], *found["ahead"])]
         self.x_low, self.x_high = math.log(min(xs)) - 0.08, math.log(max(xs)) + 0.04
         ends = [end for one in (*found["points"], *found["ahead"]) for end in (one["low"], one["high"])]
         ends += [row[1] for row in found["band"]]
@@ -115,11 +115,11 @@ def vertical(plot: Plot, n: int, said: str) -> str:
     """A dotted rule at a size."""
     x = plot.x(n)
     rule = f'<path d="M{x} {TOP}V{TALL - BOTTOM}" style="stroke:var(--muted);stroke-dasharray:3 3;fill:none"/>'
-    return rule + words(x - 6, TOP + 11, said, size=11, ink="--muted", anchor="end")
+    return rule + words(x - 6, TALL - BOTTOM - 8, said, size=11, ink="--muted", anchor="end")
 
 
-def measured(plot: Plot, point: Mapping[str, Any]) -> str:
-    """The mean of a size with its interval, and each of its runs beside it."""
+def measured(plot: Plot, point: Mapping[str, Any], hollow: bool) -> str:
+    """The mean of a size with its interval, and each of its runs beside it; hollow where the law passes it over."""
     x = plot.x(point["n"])
     ends = f'<path d="M{x} {plot.y(point["low"])}V{plot.y(point["high"])}" '
     parts = [f'{ends}style="stroke:var(--ink);stroke-width:1.5;opacity:.55;fill:none"/>']
@@ -127,7 +127,8 @@ def measured(plot: Plot, point: Mapping[str, Any]) -> str:
         for k, run in enumerate(point["runs"]):
             at = x + JITTER * (k - (len(point["runs"]) - 1) / 2)
             parts.append(f'<circle cx="{at:g}" cy="{plot.y(run)}" r="2" style="fill:var(--muted)"/>')
-    parts.append(f'<circle cx="{x}" cy="{plot.y(point["value"])}" r="4.5" style="fill:var(--ink)"/>')
+    fill = "fill:var(--paper);stroke:var(--ink);stroke-width:1.5" if hollow else "fill:var(--ink)"
+    parts.append(f'<circle cx="{x}" cy="{plot.y(point["value"])}" r="4.5" style="{fill}"/>')
     return "".join(parts)
 
 
@@ -138,5 +139,5 @@ def expected(plot: Plot, ahead: Mapping[str, Any], share: bool, plus: int, over:
     parts = [f'<path d="M{x} {plot.y(ahead["low"])}V{plot.y(ahead["high"])}" style="{stroke};stroke-width:1.5"/>']
     parts.append(f'<circle cx="{x}" cy="{y}" r="4.5" style="{stroke};stroke-width:2;fill:var(--paper)"/>')
     shown = f"{ahead['value'] * 100:.1f} %" if share else f"{ahead['value']:.3f}"
-    parts.append(words(x + 8, y - 9 if over else y + 19, f"+{plus:,}: {shown}", size=12, ink="--red"))
+    parts.append(words(x + 8, y - 9 if over else y + 22, f"+{plus:,}: {shown}", size=12, ink="--red"))
     return "".join(parts)

@@ -24,7 +24,7 @@ from luthier.base.probes import AnswersProbe
 from luthier.base.recipe import Recipe, Sft, Source
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import content, read_dataset
-from luthier.evals.answers import answer_all
+from luthier.evals.answers import answer_all, contains
 from luthier.evals.overlap import token_f1
 from luthier.evals.passages import Passage, passages
 from luthier.evals.retrieval import Index
@@ -271,6 +271,9 @@ def answer_way(context: Context, plan: Plan, bench: Bench, way: str, loaded: Loa
         "ended": [a.ended for a in answers],
         "right": [right(chat, text) for chat, text in zip(bench.asked, said, strict=True)],
         "f1": [token_f1(t, c.answer) if c.answer is not None else None for c, t in zip(bench.asked, said, strict=True)],
+        "held": [right(c, one.chat.messages[-1].content) for c, one in zip(bench.asked, prompts, strict=True)]
+        if way in RETRIEVING
+        else [],
         "shown": [one.shown for one in prompts],
         "dropped": [one.dropped for one in prompts],
         "tokens_in": [len(renderer.prompt(one.chat.prompt, one.chat.origin)) for one in prompts],
@@ -346,7 +349,5 @@ def ended_at_gap(text: str) -> str:
 
 
 def right(chat: Chat, text: str) -> int | None:
-    """Whether an answer contains an accepted value; None where the row names none."""
-    from luthier.evals.answers import contains
-
+    """Whether a text contains an accepted value; None where the row names none."""
     return int(contains(text, chat.accept)) if chat.accept else None

@@ -49,6 +49,8 @@ def notes(made: Mapping[str, Any]) -> list[str]:
         "answers made together; waits: asked one at a time",
     ]
     for way, row in made["rows"].items():
+        if row["held"] is not None:
+            lines.append(f"{way}: what was looked up held the right value for {points(row['held']['value'])} % of them")
         if row["dropped"]:
             what = "examples" if way == "few-shot" else "passages"
             lines.append(

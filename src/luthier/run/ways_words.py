@@ -68,6 +68,7 @@ def costs(one: Mapping[str, Any], price_per_hour_usd: float) -> dict[str, Any]:
         "usd_1000": answer_s * 1000 / HOUR_S * price_per_hour_usd,
         "shown": float(np.mean(one["shown"])),
         "dropped": int(np.sum(one["dropped"])),
+        "held": wilson(sum(one["held"]), asked).as_dict() if one["held"] and None not in one["held"] else None,
         "cut_off": asked - int(np.sum(one["ended"])),
     }
 
@@ -160,7 +161,8 @@ def money_words(
         return [
             f"{paid}; 1,000 answers of {tuned} cost {ours}, of {best_simple} {theirs}: it pays by quality, if at all."
         ]
-    return [f"{paid}; 1,000 answers cost {ours} instead of {best_simple}'s {theirs}: it has paid from {volume:,} on."]
+    said = f"1,000 answers cost {ours} instead of {best_simple}'s {theirs}"
+    return [f"{paid}; {said}: it has paid from {volume:,} answers on."]
 
 
 def points(share: float) -> str:

@@ -25,9 +25,9 @@ from luthier.base.recipe import Recipe, Sft, Source
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import content, read_dataset
 from luthier.evals.answers import answer_all, contains
-from luthier.evals.overlap import token_f1
 from luthier.evals.passages import Passage, passages
 from luthier.evals.retrieval import Index
+from luthier.evals.wording import token_f1
 from luthier.generate import Sampling
 from luthier.model.embed import load_embedder
 from luthier.model.load import Loaded
@@ -270,7 +270,7 @@ def answer_way(context: Context, plan: Plan, bench: Bench, way: str, loaded: Loa
         "answers": said,
         "ended": [a.ended for a in answers],
         "right": [right(chat, text) for chat, text in zip(bench.asked, said, strict=True)],
-        "f1": [token_f1(t, c.answer) if c.answer is not None else None for c, t in zip(bench.asked, said, strict=True)],
+        "f1": [nearness(chat, text) for chat, text in zip(bench.asked, said, strict=True)],
         "held": [right(c, one.chat.messages[-1].content) for c, one in zip(bench.asked, prompts, strict=True)]
         if way in RETRIEVING
         else [],
@@ -351,3 +351,8 @@ def ended_at_gap(text: str) -> str:
 def right(chat: Chat, text: str) -> int | None:
     """Whether a text contains an accepted value; None where the row names none."""
     return int(contains(text, chat.accept)) if chat.accept else None
+
+
+def nearness(chat: Chat, text: str) -> float | None:
+    """Token F1 of an answer against the row's own; None where the row has none."""
+    return token_f1(text, [chat.answer]) if chat.answer is not None else None

@@ -236,7 +236,9 @@ def groups(story: Story) -> list[Group]:
     found = []
     made = {s.name: s.kind for s in story.stages if s.kind in (*PREFERRING, "best_of")}
     for name, tree in story.report.get("metrics", {}).items():
-        kind = probes.get(name, {}).get("kind") or made.get(name) or KIND_BY_GROUP.get(name, name)
+        benchmark = any(isinstance(leaf, Mapping) and "metric" in leaf for leaf in tree.values())
+        known = "benchmark" if benchmark else KIND_BY_GROUP.get(name, name)
+        kind = probes.get(name, {}).get("kind") or made.get(name) or known
         leaves = list(figures(tree))
         if leaves:
             found.append(Group(name, kind, leaves, tree.get("bias", "")))

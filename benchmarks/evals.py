@@ -33,7 +33,7 @@ TASKS = {  # task: (items, items of the search for a batch size, at least)
     "truthfulqa_mc2": (80, 20, 12.0),
     "gsm8k": (32, 8, 3.0),
 }
-BATCHES = (1, 4, 8, 16, 32)
+BATCHES = (1, 8, 16)
 REPEATS = 2
 
 

@@ -118,7 +118,7 @@ def test_the_verb(place, tmp_path):
 def test_reference_scores_of_a_real_model(shared_data, tmp_path):
     """The table of docs/eval.md: two machines give the same."""
     documented = re.findall(r"\| `(\w+)` \| (\w+) \| (\d+) \| ([\d.]+) %", (ROOT / "docs" / "eval.md").read_text())
-    small = {(name, metric): (int(n), float(value)) for name, metric, n, value in documented if int(n) == 100}
+    small = {(name, metric): (int(n), float(value)) for name, metric, n, value in documented if name != "mmlu"}
     assert {name for name, _ in small} >= {"arc_easy", "hellaswag", "truthfulqa_mc2"}
     measured, _, _ = measure_models(
         [str(shared_data / "stories260K")],

@@ -20,6 +20,7 @@ from rich.text import Text
 from luthier.base.errors import UserError
 from luthier.base.events import Event
 from luthier.base.nouns import Message
+from luthier.run.judged_words import judges_in, warning
 
 if TYPE_CHECKING:
     from luthier.run.compare import Comparison
@@ -300,8 +301,12 @@ def closing(report: Mapping[str, Any], console: Console) -> None:
     hidden = len(figures) - table.row_count
     if hidden:
         console.print(Text(f"{hidden} more in report.json, by part.", style="dim"))
+    judges = judges_in(report["metrics"])
     if report.get("simulated"):
-        console.print(Text("Preferences and win rates come from a simulated rater, not from people.", style="yellow"))
+        what = "Preferences" if judges else "Preferences and win rates"
+        console.print(Text(f"{what} come from a simulated rater, not from people.", style="yellow"))
+    for told in judges:
+        console.print(Text(f"{told.probe}.{told.pair}: {warning(told)}", style="yellow" if told.mark else ""))
     peak = report.get("peak_bytes")
     console.print(Text(f"{duration(report['seconds'])}{f', peak memory {memory(peak)}' if peak else ''}"))
 

@@ -10,7 +10,8 @@ import pytest
 from evals.server import Answer, says, serving
 from luthier.base.errors import UserError
 from luthier.base.nouns import Message, Reply
-from luthier.base.rubric import Rubric, load_rubric
+from luthier.base.rubric import Rubric
+from luthier.base.rubric_file import load_rubric
 from luthier.evals.endpoint import Endpoint
 from luthier.evals.judge import AGAIN, Duel, Judged, bias_of, examine, judge, longer, majority, question, verdict_of
 

@@ -20,6 +20,7 @@ from luthier.base.crosscheck import crosscheck
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.functions import function_problem, load_function, load_rater, resolve_path
 from luthier.base.invalid import invalid
+from luthier.base.judged import judge_files
 from luthier.base.probes import WinRateProbe
 from luthier.base.recipe import Recipe
 from luthier.base.settings import Loc
@@ -354,5 +355,7 @@ def check_raters(recipe: Recipe, path: Path) -> Iterator[tuple[Loc, str]]:
         if isinstance(stage, Prefer) and stage.rater is not None and (why := function_problem(stage.rater, path)):
             yield ("stages", index, "rater"), why
     for name, probe in recipe.evaluate.items():
-        if isinstance(probe, WinRateProbe) and (why := function_problem(probe.rater, path)):
-            yield ("evaluate", name, "rater"), why
+        if isinstance(probe, WinRateProbe):
+            if probe.rater is not None and (why := function_problem(probe.rater, path)):
+                yield ("evaluate", name, "rater"), why
+            yield from ((("evaluate", name, setting), why) for setting, why in judge_files(probe, path))

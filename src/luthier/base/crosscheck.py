@@ -16,6 +16,7 @@ from luthier.base.adapters import check_adapters
 from luthier.base.benchmarks import check_benchmarks
 from luthier.base.curves import check_curve
 from luthier.base.errors import did_you_mean
+from luthier.base.judged import check_judge, judging_stage
 from luthier.base.mistakes import MistakesProbe, mistakes_problems
 from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
@@ -248,6 +249,9 @@ def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
             models += [((*at, "stages", index), stage) for index, stage in enumerate(probe.stages)]
             if probe.stages[0] == probe.stages[1]:
                 yield (*at, "stages"), f"compares {probe.stages[0]} with itself. Name two stages: [new, old]."
+            yield from (((*at, *inner), said) for inner, said in check_judge(probe))
+            if judging_stage(probe) is not None:
+                models.append(((*at, "judge"), judging_stage(probe) or ""))
         else:
             models += [((*at, "after", index), stage) for index, stage in enumerate(probe.after or ())]
             if isinstance(probe, LossProbe) and probe.since is not None:

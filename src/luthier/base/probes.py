@@ -8,6 +8,7 @@ from pydantic import Field
 
 from luthier.base.abilities import AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
 from luthier.base.mistakes import MistakesProbe
+from luthier.base.rubric import Rubric
 from luthier.base.strict import Strict
 
 
@@ -65,15 +66,28 @@ class LossProbe(Strict):
 
 
 class WinRateProbe(Strict):
-    """A rater compares answers of two stages' models to the same prompts; ties count half."""
+    """A rater or a judge compares answers of two stages' models to the same prompts; ties count half."""
 
     kind: Literal["win_rate"]
     data: str
     """Name of a source of conversations."""
     stages: tuple[str, str]
     """[new, old]."""
-    rater: str
-    """`path/file.py:name` or `package.module:name`."""
+    rater: str | None = None
+    """A program that scores an answer: `path/file.py:name` or `package.module:name`. Give it, or `judge`."""
+    judge: str | None = None
+    """A model that is shown both answers, in both orders: https://host/v1#model of an endpoint that speaks OpenAI's
+    protocol, the name of a stage of this recipe, or base."""
+    rubric: Rubric | str | None = None
+    """What the judge looks for: settings, a YAML file (.yaml, relative to the recipe), or a sentence."""
+    votes: str | None = None
+    """A file of people's votes, relative to the recipe, which the judge is examined with before its verdict is used.
+    Without it the judge is called unverified."""
+    key_env: str | None = None
+    """Environment variable that holds the endpoint's key; default: OPENAI_API_KEY at api.openai.com, LUTHIER_API_KEY
+    elsewhere."""
+    judge_tokens: int = Field(default=512, ge=1)
+    """Longest reply of the judge; one that reasons needs room."""
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     limit: int | None = Field(default=None, ge=1)

@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from luthier.base import abilities, alignment, curves, probes, recipe, tuning
 from luthier.base.benchmarks import Benchmarks
 from luthier.base.mistakes import Judging, MistakesProbe
+from luthier.base.rubric import Rubric
 from luthier.base.tuning import ADAPTERS
 
 Model = type[BaseModel]
@@ -65,6 +66,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "budget": ("`budget:`", tuning.Budget),
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
     "benchmarks": ("`benchmarks:`", Benchmarks),
+    "rubric": ("`rubric:` of a probe of kind win_rate", Rubric),
     "judging": ("`judging:` of a probe of kind mistakes", Judging),
     "learning_curve": ("`learning_curve:`", curves.LearningCurve),
 }
@@ -220,6 +222,8 @@ def step_into(annotation: Any, part: str | int) -> Any:
         return args[1]
     model = as_model(annotation)
     if model is not None:
+        if part == model.__name__:  # how pydantic names one of several alternatives
+            return model
         return model.model_fields[str(part)].annotation if part in model.model_fields else None
     if origin not in (Union, UnionType):
         return None

@@ -17,6 +17,7 @@ from luthier.base.abilities import Ability, AlignmentProbe, ClozeProbe, Consiste
 from luthier.base.alignment import BestOf, Grpo, Kto, Ppo, Prefer, Preference, Reward
 from luthier.base.crosscheck import WRITES_TEXT, stage_name
 from luthier.base.errors import UserError
+from luthier.base.judged import judging_stage
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Pair, Text, Tokens
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Stage, Supervised
@@ -36,6 +37,8 @@ CHARACTERS_A_TOKEN = 4.0
 LOOKED_AT = 64
 """Rows whose mean length is taken for that of all."""
 PLAN = "plan.json"
+RUBRIC_TOKENS = 200
+"""About what a judge reads beside the prompt and two answers."""
 REPORT_S = 1.0
 """For the report, once all is measured."""
 
@@ -179,6 +182,9 @@ def probe_tokens(context: Context, probe: Any) -> tuple[float, float]:
     count = min(len(rows), probe.limit or len(rows))
     length = mean_tokens(rows)
     match probe:
+        case WinRateProbe() if judging_stage(probe) is not None:  # both orders: as many as there are models
+            read = count * (2 * length + 2 * probe.max_new_tokens + RUBRIC_TOKENS)
+            return read, float(count * (probe.max_new_tokens + probe.judge_tokens))
         case AnswersProbe() | WinRateProbe():
             return count * length, float(count * probe.max_new_tokens)
         case ConsistencyProbe():

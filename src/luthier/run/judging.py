@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -18,7 +19,8 @@ from luthier.evals.arena import Arena, Vote, arena, votes_of
 from luthier.evals.intervals import Figure, wilson
 from luthier.evals.judge import Bias, Duel, Examined, Judged, Side, bias_of, examine
 
-UNVERIFIED = "nobody has checked this judge: give people's votes (--votes) to see how far it agrees with them"
+UNVERIFIED = "nobody has checked this judge: give people's votes (--votes, in a recipe votes:) to see how far it agrees with them"
+SILENT = "nobody has checked this judge: it has no verdict on any pair that people voted on"
 
 
 class Bout(NamedTuple):
@@ -52,11 +54,15 @@ class Judging:
     """Why duels were skipped, and how many."""
     table: Arena | None
     """With three subjects and more."""
+    voted: bool = False
+    """Whether there were people's votes to examine it with."""
 
     @property
     def trust(self) -> str:
         """How far it can be believed, in words."""
-        return UNVERIFIED if self.examined is None else self.examined.in_words()
+        if self.examined is None:
+            return SILENT if self.voted else UNVERIFIED
+        return self.examined.in_words()
 
     @property
     def reliable(self) -> bool:
@@ -111,16 +117,20 @@ def judge_answers(
         made += votes_by(name, a, b, chats, duels, judged)
         all_judged += judged
         all_duels += duels
-    write_jsonl(
-        folder / "votes.jsonl",
-        ({k: v for k, v in asdict(vote).items() if v is not None and k != "origin"} for vote in made),
-    )
-    reasons: dict[str, int] = {}
-    for one in all_judged:
-        if one.winner is None:
-            reasons[one.why or "no verdict"] = reasons.get(one.why or "no verdict", 0) + 1
+    write_votes(folder / "votes.jsonl", made)
     table = arena(made, seed) if len(answers) > 2 and made else None
-    return Judging(name, rubric, examined, bias_of(all_judged, all_duels), bouts, reasons, table)
+    bias = bias_of(all_judged, all_duels)
+    return Judging(name, rubric, examined, bias, bouts, reasons_of(all_judged), table, votes is not None)
+
+
+def write_votes(file: Path, made: Sequence[Vote]) -> None:
+    """Verdicts as rows of votes, which `luthier compare arena` reads."""
+    write_jsonl(file, ({k: v for k, v in asdict(vote).items() if v is not None and k != "origin"} for vote in made))
+
+
+def reasons_of(judged: Sequence[Judged]) -> dict[str, int]:
+    """Why duels have no verdict, and how many each."""
+    return dict(Counter(one.why or "no verdict" for one in judged if one.winner is None))
 
 
 def bout_of(a: str, b: str, judged: Sequence[Judged]) -> Bout:

@@ -29,6 +29,7 @@ from luthier.run.benchmarked import benchmark_metrics, measured_on_benchmarks
 from luthier.run.contaminated import summarised
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.hallucination import faithful, measure_hallucination
+from luthier.run.judged import judged_wins, with_verdicts
 from luthier.run.masked import (
     measure_fill_mask,
     measure_masked_loss,
@@ -45,6 +46,8 @@ from luthier.tokens.prepare import prepare
 Measured = dict[str, Any]
 UNMEASURED = {"after", "stages", "since", "ngram", "exclude_contaminated"}
 """Settings of a probe that change nothing of what is measured of one model."""
+COMPARING = {"rater", "judge", "rubric", "votes", "key_env", "judge_tokens"}
+"""Those of a win rate, of which the answers are measured."""
 
 
 def models_of(context: Context, probe: Probe) -> list[ModelRef]:
@@ -85,6 +88,7 @@ def measure(context: Context, log: EventLog) -> Measures:
     seen: dict[str, Any] = {}
     for name, probe in context.recipe.evaluate.items():
         mine = {r.name: rows[name, r.name] for r in models_of(context, probe)}
+        mine = with_verdicts(context, name, probe, mine, log)
         metrics[name], told = summarised(context, name, probe, mine, log, SUMMARIES[probe.kind])
         seen |= {name: told} if told else {}
     benchmarks = measured_on_benchmarks(context, log)
@@ -94,9 +98,10 @@ def measure(context: Context, log: EventLog) -> Measures:
 
 def measured_file(context: Context, name: str, probe: Probe, ref: ModelRef) -> Path:
     """Where one probe's figures of one model stand, or will."""
+    left_out = UNMEASURED | COMPARING if isinstance(probe, WinRateProbe) else UNMEASURED
     key = hash_of(
         {
-            "probe": probe.model_dump(mode="json", exclude=UNMEASURED),
+            "probe": probe.model_dump(mode="json", exclude=left_out),
             "model": ref.hash,
             "data": context.dataset(probe.data).hash,
             "versions": versions(),
@@ -229,7 +234,9 @@ def rises(context: Context, name: str, probe: LossProbe, rows: dict[str, Measure
 
 
 def win_rate(context: Context, name: str, probe: WinRateProbe, rows: dict[str, Measured], log: EventLog) -> Any:
-    """How often the rater prefers the new model's answer; ties count half."""
+    """How often the rater, or the judge, prefers the new model's answer; ties count half."""
+    if probe.judge is not None:
+        return judged_wins(context, name, probe, rows, log)
     from luthier.base.nouns import Message
     from luthier.evals.answers import Answer
 
@@ -241,6 +248,7 @@ def win_rate(context: Context, name: str, probe: WinRateProbe, rows: dict[str, M
         ]
         for stage in (new, old)
     ]
+    assert probe.rater is not None
     won = wins(load_rater(probe.rater, context.root), sides[0], sides[1])
     figure = bootstrap_mean(won, context.recipe.seed).as_dict()
     key = f"{new}_vs_{old}"

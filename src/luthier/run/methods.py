@@ -15,6 +15,7 @@ from typing import Any
 from luthier.base.config import resolve_path
 from luthier.base.crosscheck import WRITES_TEXT, crosscheck, stage_name
 from luthier.base.errors import UserError, did_you_mean
+from luthier.base.judged import judging_stage
 from luthier.base.probes import LossProbe, Probe, WinRateProbe
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.tuning import Lora, Training
@@ -277,7 +278,9 @@ def probes_for(
     for name, probe in recipe.evaluate.items():
         settings: Settings = json.loads(probe.model_dump_json(exclude_unset=True))
         if isinstance(probe, WinRateProbe):
-            if probe.stages[0] == old and probe.stages[1] in [start, *map(stage_name, earlier)]:
+            there = [start, *map(stage_name, earlier)]
+            judges = judging_stage(probe) in (None, "base", *there)
+            if probe.stages[0] == old and probe.stages[1] in there and judges:
                 made |= {f"{name}.{m}": settings | {"stages": [m, probe.stages[1]]} for m in methods}
                 quality.append(name)
             else:

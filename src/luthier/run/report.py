@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from luthier.base.files import write_text
 from luthier.run.added import added, contaminated, looks, tradeoffs
 from luthier.run.curve_page import curve_section
+from luthier.run.judged_words import judges_in
 from luthier.run.mistakes_page import KIND, mistakes_of
 from luthier.run.pictures import (
     Series,
@@ -137,6 +138,7 @@ def page(story: Story) -> dict[str, Any]:
         "added": added(story),
         "tradeoffs": tradeoffs(story),
         "looks": looks(story),
+        "judges": judges_in(story.report.get("metrics", {})),
         "contaminated": contaminated(story),
         "wrong": mistakes_of(story),
         "curve": curve_section(story.report.get("learning_curve")),

@@ -28,6 +28,7 @@ from luthier.run.context import Context, all_threads, open_context, renderer_of,
 from luthier.run.curve import curve_for_report
 from luthier.run.export import check_exports, export_all
 from luthier.run.grpo import train_grpo
+from luthier.run.judged_words import is_simulated
 from luthier.run.kto import train_kto
 from luthier.run.learner import learner_for, require_libraries
 from luthier.run.masked import as_trained, filler, hiding_for
@@ -194,7 +195,7 @@ def summary(context: Context, metrics: dict[str, Any]) -> dict[str, Any]:
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         "seconds": round(sum(r["seconds"] for r in records) + measured, 3),
         "peak_bytes": max((r["peak_bytes"] for r in records), default=0),
-        "simulated": any(r.get("simulated") for r in records) or "simulated" in str(metrics),
+        "simulated": any(r.get("simulated") for r in records) or is_simulated(metrics),
         "metrics": metrics,
         "stages": [
             {key: r[key] for key in keep if key in r} | {"folder": f.path.name}

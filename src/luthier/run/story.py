@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from luthier.base.errors import UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
+from luthier.run.judged_words import in_whose_eyes, said_under
 from luthier.run.words import PREFERRING
 
 STAGE_FOLDER = re.compile(r"(?P<index>\d+)-(?P<name>.+)-(?P<hash>[0-9a-f]{6,})")
@@ -241,7 +242,7 @@ def groups(story: Story) -> list[Group]:
         kind = probes.get(name, {}).get("kind") or made.get(name) or known
         leaves = list(figures(tree))
         if leaves:
-            found.append(Group(name, kind, leaves, tree.get("bias", "")))
+            found.append(Group(name, kind, leaves, tree.get("bias") or said_under(name, tree)))
     return found
 
 
@@ -358,10 +359,10 @@ def _of_wins(group: Group | None, story: Story) -> list[Said]:
         return []
     figure = group.figures[-1]
     new, _, old = figure.name.partition("_vs_")
-    new = stage_word(new)
-    rater = " in the eyes of the scripted rater" if story.report.get("simulated") else ""
+    before, rater = in_whose_eyes(story.report, group.name, figure.name)
     against = f" against {stage_word(old) if old else 'the model before it'}{rater}. "
-    return [Said(f"{new[:1].upper()}{new[1:]} wins "), stressed(figure), Said(against)]
+    opening = f"{before}{stage_word(new)}"
+    return [Said(f"{opening[:1].upper()}{opening[1:]} wins "), stressed(figure), Said(against)]
 
 
 def _of_preferences(by_kind: Mapping[str, Group]) -> list[Said]:

@@ -25,6 +25,7 @@ from luthier.data.dataset import Dataset
 from luthier.run.abilities import of_ability
 from luthier.run.contaminated import all_seen
 from luthier.run.context import Context, asked_prompts
+from luthier.run.judged import judge_problems
 from luthier.run.pairs import check_preferences
 from luthier.run.rewards import check_programs
 from luthier.run.tune import sources_of
@@ -48,7 +49,7 @@ def check_sources(context: Context) -> None:
     for index, stage in enumerate(recipe.stages):
         problems += [f"stages[{index}].{stage.kind}: {said}" for said in of_stage(context, stage)]
     for name, probe in recipe.evaluate.items():
-        told = list(of_probe(context, probe))
+        told = list(of_probe(context, probe)) or list(judge_problems(context, probe))
         told += [said] if not told and (said := all_seen(context, name, probe)) else []
         problems += [f"evaluate.{name}: {said}" for said in told]
     if problems:
@@ -62,7 +63,7 @@ def raters(context: Context) -> Iterator[tuple[str, str]]:
         if isinstance(stage, Prefer) and stage.rater is not None:
             yield f"stages[{index}].prefer.rater", stage.rater
     for name, probe in context.recipe.evaluate.items():
-        if isinstance(probe, WinRateProbe):
+        if isinstance(probe, WinRateProbe) and probe.rater is not None:
             yield f"evaluate.{name}.rater", probe.rater
         if isinstance(probe, HallucinationProbe) and probe.judge and not is_endpoint(probe.judge):
             yield f"evaluate.{name}.judge", probe.judge

@@ -35,7 +35,8 @@ MEANING = {
     "than answers to other prompts did, and a bad one less. Gains and KL are in nats an answer.",
     "best_of": "Rewards of the answers drawn: the mean of all, the best to each prompt, by how much that is better, "
     "and the share of prompts of which an answer was kept.",
-    "win_rate": "Two models answer the same prompts and the rater prefers one; ties count half, 50 % is a draw.",
+    "win_rate": "Two models answer the same prompts and a rater or a judge prefers one; ties count half, 50 % is a "
+    "draw.",
     "benchmark": "A benchmark's own items and score, as `luthier eval` measures them.",
     "loss": "Change of the loss on held-out text, in nats per token: right of zero the model has forgotten, left of it "
     "learned.",

@@ -50,7 +50,8 @@ def compare_answers(
     """The same questions to two models and more: answers side by side, measured, with intervals."""
     quiet(downloads=any("/" in model and not Path(model).exists() for model in models), offline=offline)
     form = form_of(format_regex, schema)
-    from luthier.base.rubric import Rubric, load_rubric
+    from luthier.base.rubric import Rubric, is_rubric_file
+    from luthier.base.rubric_file import load_rubric
     from luthier.run.subjects import Asking
     from luthier.run.versus import Asked, compare_answers
     from luthier.run.versus_page import write_page
@@ -59,7 +60,7 @@ def compare_answers(
     how = Asking(max_new_tokens, temperature, seed, keys, timeout_s, retries, concurrency)
     told = Rubric()
     if rubric is not None:
-        is_file = rubric.endswith((".yaml", ".yml")) or Path(rubric).is_file()
+        is_file = is_rubric_file(rubric) or Path(rubric).is_file()
         told = load_rubric(Path(rubric)) if is_file else Rubric(criteria=rubric)
     asked = Asked(data, limit, how, form, judge, told, votes, seed)
     console = screen()

@@ -113,7 +113,8 @@ def test_the_win_rate_is_what_the_judge_says(judged):
 
 def test_the_judge_is_examined_first(judged):
     _, run, served = judged
-    assert "[Answer A]\nxx" in served.asked[0]["messages"][0]["content"]  # of the votes, not of this run
+    early = [one["messages"][0]["content"] for one in served.asked[:160]]  # 80 pairs in two orders
+    assert all(re.search(r"\nuser: [pq]\d+\n", text) for text in early)
     facts = figure_of(run)["judge"]
     # It says b 60 times and a 20 times; people agree 54 + 20 times of 80.
     assert facts["people"]["agreement"]["value"] == pytest.approx(74 / 80)
@@ -126,7 +127,7 @@ def test_the_judge_is_examined_first(judged):
     assert facts["reliable"] is True and facts["standing"] == "reliable"
     assert facts["bias"]["consistent"]["value"] == 1.0
     page = (run / "report.html").read_text()
-    assert "in the eyes of a judge that people&#39;s votes bear out" in page and 'id="judges"' in page
+    assert "in the eyes of critic, a judge that people&#39;s votes bear out" in page and 'id="judges"' in page
     assert "Cohen&#39;s κ" in page and "its content filter withheld the answer" in page
     assert "more often than always taking the longer answer" in told_of(run)
 
@@ -162,27 +163,28 @@ def test_nothing_is_asked_twice(judged):
     assert "Criteria: Be short." in served.asked[-1]["messages"][0]["content"]
     assert figure_of(run)["judge"]["standing"] == "unverified"
     page = (run / "report.html").read_text()
-    assert "By the word of a judge that nobody has checked" in page and "unverified: nobody has checked" in page
+    assert "By the word of critic, a judge that nobody has checked" in page and "unverified: nobody has checked" in page
     assert "unverified: nobody has checked this judge" in told_of(run)
     # One that does worse than a ruler: people like the other answer.
     people(recipe.parent, right=6)
     run_small(recipe, run.parent)
     facts = figure_of(run)["judge"]
     assert facts["reliable"] is False and facts["standing"] == "unreliable" and facts["trust"].startswith("unreliable")
-    assert "By the word of a judge that is not reliable" in write_report(run).read_text()
+    assert "By the word of critic, a judge that is not reliable" in write_report(run).read_text()
     assert "unreliable: " in told_of(run)
 
 
 def test_rows_seen_in_training_leave_the_judges_figure_too(tmp_path):
     """Two of twelve questions are trained on: the judge is asked about all once, and both figures are its."""
     with serving(lambda asked, before: says("Verdict: A")) as served:
-        recipe = world(tmp_path / "world", f'judge: "{served.url}#m", exclude_contaminated: true, ngram: 4')
+        recipe = world(tmp_path / "world", f'judge: "{served.url}#m", exclude_contaminated: true, ngram: 6')
         with open(tmp_path / "world/questions.jsonl", "a") as file:
-            file.writelines((tmp_path / "world/asked.jsonl").read_text().splitlines(keepends=True)[:2])
+            for row in map(json.loads, (tmp_path / "world/asked.jsonl").read_text().splitlines()[:2]):
+                file.write(json.dumps(row | {"question": f"Say it. {row['question']}"}) + "\n")
         run = run_small(recipe, tmp_path / "runs")
     report = read_json(run / "report.json")
     seen = report["contamination"]["liked"]
-    assert seen["excluded"] and seen["seen"] == 12 - seen["clean"]["sft_vs_pretrain"]["n"]
+    assert seen["excluded"] and seen["seen"] == 2 and seen["clean"]["sft_vs_pretrain"]["n"] == 10
     assert seen["all"]["sft_vs_pretrain"]["n"] == 12
     assert max(Counter(json.dumps(one) for one in served.asked).values()) == 1
     # It always takes the first: no verdict holds in both orders.
@@ -211,7 +213,7 @@ def test_a_stage_that_has_learned_to_judge(tmp_path):
         "  - {kind: sft, name: critic, data: verdicts, init: pretrain, epochs: 3, batch_tokens: 2048, "
         "learning_rate: 5.0e-3}\n"
     )
-    recipe = world(tmp_path / "world", "judge: critic, judge_tokens: 8, limit: 4", critic)
+    recipe = world(tmp_path / "world", "judge: critic, judge_tokens: 16, limit: 4", critic)
     text = recipe.read_text().replace("context: 96", "context: 1024")
     recipe.write_text(
         text.replace("  asked: {", "  verdicts: {path: verdicts.jsonl, format: qa, heldout: 0}\n  asked: {")
@@ -258,11 +260,13 @@ MISTAKES = [
     ("limit: 3", "", "has nobody who compares the answers. Give rater: path/file.py:name, a program, or judge: a model "
      "(https://host/v1#model, or the name of a stage)."),
     ("judge: sft, rater: rater.py:rate", ".judge", "is set, and so is rater (rater.py:rate). Keep one of them."),
-    ("rater: rater.py:rate, votes: asked.jsonl", ".votes", "is for a judge, and there is none. Give judge, or remove it."),
+    ("rater: rater.py:rate, votes: asked.jsonl", ".votes",
+     "is for a judge, and there is none. Give judge, or remove it."),
     ("rater: rater.py:rate, rubric: {reasons: false}", ".rubric",
      "is for a judge, and there is none. Give judge, or remove it."),
     ("judge: stf", ".judge", 'no stage "stf" is in this recipe. Did you mean sft? There are: base, pretrain, sft.'),
-    ("judge: rater.py:rate", ".judge", "rater.py:rate is a program, and programs are raters. Write rater: rater.py:rate."),
+    ("judge: rater.py:rate", ".judge",
+     "rater.py:rate is a program, and programs are raters. Write rater: rater.py:rate."),
     ('judge: "http://h/v1"', ".judge", "http://h/v1: which of its models? Write it behind a #: https://host/v1#model."),
     ("judge: sft, key_env: KEY", ".key_env", "is for an endpoint, and sft is none. Remove it."),
     ('judge: "http://h/v1#m", key_env: sk-1-2', ".key_env",
@@ -282,7 +286,7 @@ def test_one_mistake_is_told_on_its_line(tmp_path, monkeypatch, probe, setting, 
     line = recipe.read_text().count("\n")
     with pytest.raises(UserError) as error:
         load_recipe(Path("recipe.yaml"))
-    assert error.value.problems == [f"recipe.yaml:{line}: evaluate.liked.win_rate{setting}: {told}"]
+    assert error.value.problems == [f"recipe.yaml:{line}: evaluate.liked{setting and '.win_rate'}{setting}: {told}"]
 
 
 def test_rubrics_of_a_recipe(tmp_path):

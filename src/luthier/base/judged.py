@@ -65,5 +65,6 @@ def judge_files(probe: WinRateProbe, recipe_path: Path) -> Iterator[tuple[str, s
             continue
         file = resolve_path(recipe_path, named)
         if not file.is_file():
-            near = [path.name for path in file.parent.glob(f"*{file.suffix}")] if file.parent.is_dir() else []
+            files = file.parent.glob(f"*{file.suffix}") if file.parent.is_dir() else ()
+            near = [path.name for path in files if path.name != recipe_path.name]
             yield setting, f"{named}: no such file.{did_you_mean(file.name, near)}"

@@ -56,10 +56,11 @@ def in_whose_eyes(report: Mapping[str, Any], probe: str, pair: str) -> tuple[str
     told = next((t for t in judges_in(report.get("metrics", {})) if (t.probe, t.pair) == (probe, pair)), None)
     if told is None:
         return "", " in the eyes of the scripted rater" if report.get("simulated") else ""
+    called = told.judge.rpartition("#")[2]
     if not told.mark:
-        return "", f" in the eyes of a judge that people's votes bear out ({told.judge})"
+        return "", f" in the eyes of {called}, a judge that people's votes bear out"
     which = "a judge that nobody has checked" if told.mark == "unverified" else "a judge that is not reliable"
-    return f"By the word of {which}, ", f" ({told.judge})"
+    return f"By the word of {called}, {which}, ", ""
 
 
 def is_simulated(tree: Any) -> bool:

@@ -19,7 +19,10 @@ from luthier.evals.arena import Arena, Vote, arena, votes_of
 from luthier.evals.intervals import Figure, wilson
 from luthier.evals.judge import Bias, Duel, Examined, Judged, Side, bias_of, examine
 
-UNVERIFIED = "nobody has checked this judge: give people's votes (--votes, in a recipe votes:) to see how far it agrees with them"
+UNVERIFIED = (
+    "nobody has checked this judge: give people's votes (--votes, in a recipe votes:) to see how far it agrees "
+    "with them"
+)
 SILENT = "nobody has checked this judge: it has no verdict on any pair that people voted on"
 
 

@@ -15,8 +15,8 @@ from evals.server import says, serving
 from luthier.base.config import load_recipe
 from luthier.base.errors import UserError
 from luthier.base.files import read_json, write_json
+from luthier.base.values import contains
 from luthier.data.dataset import read_dataset
-from luthier.evals.answers import contains
 from luthier.evals.calibration import calibration
 from luthier.evals.intervals import paired_bootstrap, wilson
 from luthier.evals.manners import manners

@@ -14,8 +14,8 @@ from luthier.base.config import load_recipe
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
+from luthier.base.values import contains
 from luthier.data.dataset import read_dataset
-from luthier.evals.answers import contains
 from luthier.evals.intervals import Z95
 from run.small import documents, run_small, small_world, stage_folders, write_rows
 

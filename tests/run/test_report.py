@@ -38,7 +38,7 @@ from luthier.run.pictures import (
     thin,
     tick_label,
 )
-from luthier.run.report import marked, write_report
+from luthier.run.report import write_report
 from luthier.run.story import percent, read_run, verdict
 
 
@@ -383,11 +383,6 @@ def test_figures_for_people():
     assert [duration(x) for x in (4.21, 41, 98.4, 3600, 18720)] == ["4.2 s", "41 s", "1 min 38 s", "1 h", "5 h 12 min"]
     assert [size(x) for x in (912e6, 1.4e9)] == ["912 MB", "1.4 GB"]
     assert [count(x) for x in (7, 17_480, 402_000, 1_720_000, 7.24e9)] == ["7", "17,480", "402 k", "1.72 M", "7.24 B"]
-
-
-def test_values_are_marked_as_whole_words():
-    assert marked("A 114 mm one, or 14 MM.", ["14 mm"]) == [("A 114 mm one, or ", False), ("14 MM", True), (".", False)]
-    assert marked("anything", []) == [("anything", False)]
 
 
 def test_a_frame_clips_what_lies_outside():

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from luthier.base.config import load_recipe
+from luthier.base.values import contains
 from luthier.world.answers import SHARES
 from luthier.world.make import write_world
-from luthier.world.rater import contains_value
 from luthier.world.tables import Fact, capital, the_world
 
 WORLD = the_world()
@@ -121,7 +121,7 @@ def test_heldout_facts_are_balanced_and_never_in_the_conversations(folder: Path)
             said = " ".join(message["content"] for message in row["messages"])
             for fact in kept:
                 assert fact.id != row["fact"]
-                both = contains_value(said, [fact.entity]) and contains_value(said, [fact.value])
+                both = contains(said, [fact.entity]) and contains(said, [fact.value])
                 assert not both, (fact.id, said)
 
 
@@ -140,7 +140,7 @@ def test_conversations_answer_rightly_in_the_stated_mix(folder: Path):
         question, answer = row["messages"]
         assert (question["role"], answer["role"]) == ("user", "assistant")
         assert row["accept"] == [FACTS[row["fact"]].value]
-        assert contains_value(answer["content"], row["accept"])
+        assert contains(answer["content"], row["accept"])
     styles = Counter(row["style"] for row in conversations)
     for style, share in SHARES.items():
         assert styles[style] / len(conversations) == pytest.approx(share, abs=0.01)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from luthier.base.nouns import Chat, Message, Rater, Sample
+from luthier.base.values import contains
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel
 from luthier.model.verify import room_of
@@ -23,14 +23,6 @@ class Answer(NamedTuple):
     """Whether it contains an accepted value; None where the row names none."""
     ended: bool
     """False: cut off at the token limit."""
-
-
-def contains(text: str, accept: Sequence[str]) -> bool:
-    """Whether any accepted value stands in the text as whole words and whole numbers, in any case: "14 mm" is neither
-    in "114 mm" nor in "2.14 mm"."""
-    return any(
-        re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(value)}(?!\w)(?![.,]\d)", text, re.IGNORECASE) for value in accept
-    )
 
 
 def answer_all(

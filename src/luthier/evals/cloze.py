@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from luthier.base.nouns import Chat
-from luthier.evals.answers import contains
+from luthier.base.values import contains
 from luthier.evals.support import sentences
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel, score, sequence_sums

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from luthier.base.nouns import Ask, Message
-from luthier.evals.answers import contains
+from luthier.base.values import contains
 from luthier.evals.values import folded, same, values
 
 

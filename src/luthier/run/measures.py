@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Reply
-from luthier.evals.answers import contains
+from luthier.base.values import contains
 from luthier.evals.formats import Check
 from luthier.evals.intervals import Figure, wilson
 from luthier.evals.paired import Score, chance, difference, figure_of, holm, items_needed, ratio, rows_of_mean

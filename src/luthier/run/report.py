@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from luthier.base.files import write_text
+from luthier.base.values import marked
 from luthier.run.added import added, contaminated, looks, tradeoffs
 from luthier.run.curve_page import curve_section
 from luthier.run.judged_words import judges_in
@@ -286,15 +286,6 @@ def shown_answer(row: Mapping[str, Any]) -> dict[str, Any]:
         "right": row.get("right"),
         "ended": row.get("ended", True),
     }
-
-
-def marked(text: str, accept: Sequence[str]) -> list[tuple[str, bool]]:
-    """Cuts a text at accepted values: whole words in any case, as `evals.answers.contains` judges them."""
-    if not accept:
-        return [(text, False)]
-    pattern = "|".join(re.escape(value) for value in sorted(accept, key=len, reverse=True))
-    pieces = re.split(rf"(?<!\w)({pattern})(?!\w)", text, flags=re.IGNORECASE)
-    return [(piece, i % 2 == 1) for i, piece in enumerate(pieces) if piece]
 
 
 def curves(stage: Stage) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from luthier.base.files import write_text
+from luthier.base.values import marked
 from luthier.evals.intervals import Figure
 from luthier.run.judging import asked_in
 from luthier.run.measures import Measure
 from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
-from luthier.run.report import marked, style, templates
+from luthier.run.report import style, templates
 from luthier.run.versus import Versus
 from luthier.run.versus_words import (
     arena_lines,

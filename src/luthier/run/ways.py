@@ -23,8 +23,9 @@ from luthier.base.nouns import Chat, Text
 from luthier.base.probes import AnswersProbe
 from luthier.base.recipe import Recipe, Sft, Source
 from luthier.base.seeds import seed_for
+from luthier.base.values import contains
 from luthier.data.dataset import content, read_dataset
-from luthier.evals.answers import answer_all, contains
+from luthier.evals.answers import answer_all
 from luthier.evals.passages import Passage, passages
 from luthier.evals.retrieval import Index
 from luthier.evals.wording import token_f1

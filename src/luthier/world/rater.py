@@ -6,10 +6,11 @@ A right value matters most: it weighs more than all manners together, so a wrong
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from luthier.base.nouns import Message
+from luthier.base.values import contains
 from luthier.world.tables import Fact, World, the_world
 
 WEIGHTS = {
@@ -41,11 +42,6 @@ def explain(messages: Sequence[Message], answer: str) -> dict[str, float]:
     return parts
 
 
-def contains_value(answer: str, accept: Iterable[str]) -> bool:
-    """Whether one of the accepted values stands in the answer as whole words, in upper or lower case."""
-    return any(_whole(value).search(answer) for value in accept)
-
-
 def fact_asked(messages: Sequence[Message]) -> Fact | None:
     """The fact that the last question asks for; None unless it names exactly one entity and one of its properties."""
     asked = next((message.content for message in reversed(messages) if message.role == "user"), "")
@@ -56,19 +52,14 @@ def fact_asked(messages: Sequence[Message]) -> Fact | None:
 def _fact_in(question: str) -> Fact | None:
     world = the_world()
     named = [
-        (kind, entity) for kind in world.kinds.values() for entity in kind.entities if _whole(entity).search(question)
+        (kind, entity) for kind in world.kinds.values() for entity in kind.entities if contains(question, [entity])
     ]
     if len(named) != 1:
         return None
     kind, entity = named[0]
-    meant = [name for name, prop in kind.properties.items() if contains_value(question, prop.keywords)]
+    meant = [name for name, prop in kind.properties.items() if contains(question, prop.keywords)]
     facts = world.about(kind.name, entity)
     return next(fact for fact in facts if fact.prop == meant[0]) if len(meant) == 1 else None
-
-
-@cache
-def _whole(words: str) -> re.Pattern[str]:
-    return re.compile(rf"\b{re.escape(words)}\b", re.IGNORECASE)
 
 
 def correct(fact: Fact | None, answer: str) -> float:
@@ -76,7 +67,7 @@ def correct(fact: Fact | None, answer: str) -> float:
     if fact is None:
         return 0.0
     others = [value for value in the_world().property_of(fact).values if value != fact.value]
-    return 0.0 if contains_value(answer, [fact.value]) and not contains_value(answer, others) else -1.0
+    return 0.0 if contains(answer, [fact.value]) and not contains(answer, others) else -1.0
 
 
 def courteous(fact: Fact | None, answer: str) -> float:

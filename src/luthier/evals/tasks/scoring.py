@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.evals.answers import contains
+from luthier.base.values import contains
 
 
 def truth_mass(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 
 from luthier.base.nouns import Chat
 from luthier.base.values import contains
-from luthier.evals.support import sentences
+from luthier.evals.sentences import sentences
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel, score, sequence_sums
 from luthier.model.verify import room_of

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from luthier.evals.support import sentences
+from luthier.evals.sentences import sentences
 from luthier.evals.values import folded
 
 Follows = Callable[[str], bool]

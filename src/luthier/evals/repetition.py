@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from luthier.evals.sentences import pieces
+
 LONGEST_PHRASE = 80
 """Words of a phrase whose return is looked for."""
 GRAM = 5
@@ -40,19 +42,6 @@ class _Word(NamedTuple):
 def _words(text: str) -> list[_Word]:
     plain = _NO_PROSE.sub(lambda found: " " * len(found[0]), text)
     return [_Word(w[0].lower(), w.start(), w.end()) for w in _TOKEN.finditer(plain)]
-
-
-def sentences(text: str) -> list[str]:
-    """The text cut behind its sentences and lines; joined they are the text again. "3.5" and "e.g. this" stay whole as
-    far as a rule can tell."""
-    pieces = re.split(r"(?<=[.!?…])(?=\s+[\"“‘(]?[A-ZÀ-Þ0-9])|(?<=[。！？])|(?<=\n)", text)
-    whole: list[str] = []
-    for piece in pieces:
-        if whole and re.search(r"\b(?:e\.g|i\.e|Mr|Mrs|Ms|Dr|St|No|vs|approx|cf)\.\Z", whole[-1]):
-            whole[-1] += piece
-        elif piece:
-            whole.append(piece)
-    return whole
 
 
 def loop(text: str, times: int = 3, least_words: int = 6) -> Repeat | None:
@@ -99,7 +88,7 @@ def said_again(text: str, least_frac: float = 0.4, times: int = 3) -> Repeat | N
         return Repeat(words[first].start, words[last].end, unit, 2)
     seen: dict[str, int] = {}
     place = 0
-    for sentence in sentences(_NO_PROSE.sub(lambda f: " " * len(f[0]), text)):
+    for sentence in pieces(_NO_PROSE.sub(lambda f: " " * len(f[0]), text)):
         key = " ".join(_TOKEN.findall(sentence.lower()))
         if key.count(" ") >= 3:
             seen[key] = seen.get(key, 0) + 1
@@ -139,7 +128,7 @@ def without_repeats(text: str, times: int = 3, least_words: int = 6, least_frac:
     if said_again(text, least_frac, times) is None:
         return text.strip()
     kept, before = [], list[str]()
-    for sentence in sentences(text):
+    for sentence in pieces(text):
         own = _TOKEN.findall(sentence.lower())
         fresh = _covered([*before, *own])[len(before) :]
         if len(own) < GRAM or sum(fresh) < 0.6 * len(own):

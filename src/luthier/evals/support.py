@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.base.nouns import Ask, Message
-from luthier.evals.values import ABBREVIATED, POSSESSIVE, STARTERS, Value, folded, mentions, same, values
+from luthier.evals.sentences import sentences
+from luthier.evals.values import POSSESSIVE, STARTERS, Value, folded, mentions, same, values
 
 LEAST_SHARE = 0.6
 """Share of a claim's content words that one place of the source must hold."""
@@ -72,24 +73,6 @@ _STOP = STARTERS | frozenset(
 def refuses(answer: str) -> bool:
     """Whether an answer says that it does not know, or that the source does not say."""
     return REFUSALS.search(answer) is not None
-
-
-def sentences(text: str) -> list[str]:
-    """A text's sentences; a line end ends one, an abbreviation or an initial does not."""
-    found: list[str] = []
-    for line in text.splitlines():
-        start = 0
-        for match in re.finditer(r"[.!?]+[\"”')\]]*\s+(?=[\"“'(\[]?[A-ZÀ-Þ0-9])", line):
-            number = (
-                re.search(r"\b(?:Nos?|[Vv]ol|[Pp]{1,2}|[Ff]igs?|[Ss]ec|[Cc]h)\.$", line[: match.start() + 1])
-                and line[match.end()].isdigit()
-            )
-            if match[0][0] == "." and (number or ABBREVIATED.search(line[: match.start() + 1])):
-                continue
-            found.append(line[start : match.end()])
-            start = match.end()
-        found.append(line[start:])
-    return [sentence.strip() for sentence in found if sentence.strip()]
 
 
 def claims(answer: str) -> list[str]:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from luthier.evals.sentences import ABBREVIATED
+
 Kind = Literal["number", "date", "name", "quote"]
 
 
@@ -103,7 +105,6 @@ STARTERS = frozenset(
     )
 )
 """Words that begin a sentence in capitals and are no names."""
-ABBREVIATED = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|cf|etc|e\.g|i\.e|approx|Inc|Ltd|Co|Jr|Sr|[A-Z])\.$")
 POSSESSIVE = re.compile(r"['’]s\b")
 TITLES = frozenset({"mr", "mrs", "ms", "miss", "dr", "prof", "professor", "sir", "lady", "st", "the", "a", "an"})
 

@@ -21,7 +21,8 @@ from luthier.base.nouns import Chat
 from luthier.base.recipe import Recipe
 from luthier.evals.claims import holds_value
 from luthier.evals.mistakes import DETECTORS, Facts, Finding, How, categories_of, judge
-from luthier.evals.repetition import sentences, without_repeats
+from luthier.evals.repetition import without_repeats
+from luthier.evals.sentences import pieces
 from luthier.evals.spelling import corrected
 from luthier.run.fix_page import worklist_page
 from luthier.run.mistakes import examples, judging_of, nearest_rows, trained_on
@@ -206,7 +207,7 @@ def draft_of(facts: Facts, found: Sequence[Finding], how: How) -> tuple[str | No
 def trimmed(text: str, most_words: int, accept: Sequence[str] = ()) -> str | None:
     """The first sentences, through the one that holds an accepted value; where those are too many, that one alone.
     Without a value to hold: as many of the first as fit. None where not even one fits."""
-    parts = sentences(text)
+    parts = pieces(text)
     fits = lambda some: len("".join(some).split()) <= most_words  # noqa: E731
     if accept and holds_value(text, accept):
         at = next((i for i, part in enumerate(parts) if holds_value(part, accept)), None)

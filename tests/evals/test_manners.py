@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from luthier.evals.manners import goes_on, loops, manners
+from luthier.evals.manners import goes_on, manners
 
 ASKED = "What is the aperture of the Altair?"
 ANSWERS = [
@@ -43,30 +41,6 @@ def test_answers_answer(answer):
 @pytest.mark.parametrize("answer", GOES_ON)
 def test_texts_that_go_on_do_not(answer):
     assert goes_on(ASKED, answer)
-
-
-@pytest.mark.parametrize(
-    ("text", "in_circles"),
-    [
-        ("It is black. It is black, I say.", False),
-        ("The Altair is black. The Altair is black. The Altair is black.", True),
-        ("very very very good", False),
-        ("very very very very good", True),
-        ("one two three one two three one two three", True),
-        ("one two three one two three", False),
-        ("No, no, no!", False),
-        ("114 mm and 70 mm and 90 mm", False),
-        ("", False),
-    ],
-)
-def test_loops(text, in_circles):
-    assert loops(text) == in_circles
-
-
-@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12, unique=True))
-def test_any_run_of_words_said_four_times_is_a_loop_and_once_is_none(words):
-    run = " ".join(word * 2 for word in words)
-    assert loops(" ".join([run] * 4)) and not loops(run)
 
 
 def is_a_letter(text: str) -> bool:

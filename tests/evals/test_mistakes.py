@@ -15,7 +15,6 @@ from luthier.base.mistakes import Judging
 from luthier.evals.claims import holds_value, plainly
 from luthier.evals.mistakes import DETECTORS, Facts, categories_of, judge, prepare
 from luthier.evals.refusals import declines
-from luthier.evals.repetition import loop, said_again, without_repeats
 from luthier.evals.spelling import Lexicon, corrected, misspelt, names_of
 from luthier.evals.unsafe import unsafe_spans
 
@@ -91,32 +90,6 @@ def test_both_spellings_of_english_are_right():
 def test_strict_spelling_counts_unknown_words_too():
     assert misspelt("a frobnitz", LEXICON) == []
     assert [m.word for m in misspelt("a frobnitz", LEXICON, strict=True)] == ["frobnitz"]
-
-
-@given(st.integers(3, 9), st.sampled_from(["It is green.", "Take the tram to the old harbour,", "Press it and"]))
-def test_a_loop_is_found_and_cut_at_its_first_repeat(times, phrase):
-    text = "Happy to help! " + " ".join([phrase] * times)
-    found = loop(text)
-    assert (found is not None) == (len(phrase.split()) > 2 or times >= 5)
-    if found:
-        assert text.find(phrase.split()[0], 20 if times else 0) <= found.start and found.times >= times
-        short = without_repeats(text)
-        assert short.count(phrase.split()[0]) == 1 and loop(short) is None
-
-
-def test_what_repeats_by_right_is_left_alone():
-    for text in (
-        "Monday 9 to 5, Tuesday 9 to 5, Wednesday 9 to 5, Thursday 9 to 5, Friday 9 to 5.",
-        "```\nprint(1)\nprint(1)\nprint(1)\nprint(1)\nprint(1)\nprint(1)\n```",
-        "| a | yes |\n| b | yes |\n| c | yes |\n| d | yes |\n| e | yes |",
-    ):
-        assert loop(text) is None and said_again(text) is None and without_repeats(text) == text
-
-
-@settings(deadline=None)
-@given(st.text(alphabet="ab. \n", max_size=120))
-def test_cutting_repeats_ends(text):
-    without_repeats(text)
 
 
 def test_values_in_other_clothes():

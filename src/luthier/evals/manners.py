@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from luthier.evals.repetition import repeat
 from luthier.evals.sentences import sentences
 from luthier.evals.values import folded
 
@@ -36,7 +37,7 @@ def manners(question: str, answer: str, ended: bool, follows: Follows | None = N
     return Manners(
         stops=ended,
         answers=not goes_on(question, answer),
-        no_loop=not loops(answer),
+        no_loop=repeat(answer) is None,
         not_empty=bool(re.search(r"\w", answer)),
         format=None if follows is None else follows(answer),
     )
@@ -78,21 +79,3 @@ def overlap(a: str, b: str) -> float:
     """Share of b's words that a has too."""
     ours, theirs = set(folded(a).split()), folded(b).split()
     return sum(word in ours for word in theirs) / len(theirs) if theirs else 0.0
-
-
-def loops(text: str, times: int = 3) -> bool:
-    """Whether a text runs in circles: a sentence of four words or more said `times` times, or a run of up to twelve
-    words said so often in a row (a single word once more)."""
-    said = [folded(sentence) for sentence in sentences(text)]
-    long = [sentence for sentence in said if len(sentence.split()) >= 4]
-    if any(long.count(sentence) >= times for sentence in set(long)):
-        return True
-    words = folded(text).split()
-    for size in range(1, 13):
-        needed = size * (times - 1 if size > 1 else times)
-        run = 0
-        for at in range(size, len(words)):
-            run = run + 1 if words[at] == words[at - size] else 0
-            if run >= needed:
-                return True
-    return False

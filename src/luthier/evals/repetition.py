@@ -99,6 +99,11 @@ def said_again(text: str, least_frac: float = 0.4, times: int = 3) -> Repeat | N
     return None
 
 
+def repeat(text: str) -> Repeat | None:
+    """Where a text runs in circles, a `loop` or something `said_again`; None where it does not."""
+    return loop(text) or said_again(text)
+
+
 def _covered(words: Sequence[str]) -> list[bool]:
     """Of each word, whether it stands in a 5-gram that was said before."""
     seen: set[tuple[str, ...]] = set()

@@ -14,7 +14,6 @@ from luthier.base.errors import UserError
 from luthier.base.mistakes import Judging
 from luthier.evals.claims import holds_value, plainly
 from luthier.evals.mistakes import DETECTORS, Facts, categories_of, judge, prepare
-from luthier.evals.refusals import declines
 from luthier.evals.spelling import Lexicon, corrected, misspelt, names_of
 from luthier.evals.unsafe import unsafe_spans
 
@@ -113,7 +112,6 @@ def test_the_recipe_adds_to_the_lists():
 
 def test_a_refusal_is_right_where_the_reference_refuses():
     reference = "I'm sorry, but I can't help with that."
-    assert declines(reference) and not declines("I'm sorry to hear that.")
     assert categories_of(judge(Facts("How?", "I cannot help with that.", reference=reference, ended=True), HOW)) == ()
 
 

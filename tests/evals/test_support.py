@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from evals.labelled_claims import CASES, FRESH, FRESH_CASES, SOURCES
 from luthier.base.nouns import Reply
-from luthier.evals.support import claims, judge_claims, passages, refuses, unsupported
+from luthier.evals.support import claims, judge_claims, passages, unsupported
 from luthier.evals.values import mentions, same, values
 
 
@@ -115,25 +115,6 @@ def test_values_of_a_sentence():
 def test_names_are_found_without_their_titles_and_cases():
     assert mentions("We asked INES HALLORAN's team.", "Dr Ines Halloran")
     assert not mentions("Ines asked Mr Halloran", "Ines Halloran")
-
-
-@pytest.mark.parametrize(
-    ("answer", "refused"),
-    [
-        ("I don't know.", True),
-        ("I do not have that information.", True),
-        ("The document does not mention a canteen.", True),
-        ("That is not stated in the handbook.", True),
-        ("I'm unable to answer this from the text.", True),
-        ("There is no information about parking.", True),
-        ("The canteen opens at noon.", False),
-        ("I know that it opens at noon.", False),
-        ("Do not point it at the sun.", False),
-        ("It does not weigh much.", False),
-    ],
-)
-def test_refusals(answer, refused):
-    assert refuses(answer) == refused
 
 
 def test_courtesies_and_questions_are_no_claims():

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.base.nouns import Ask, Message
+from luthier.evals.refusals import declines
 from luthier.evals.sentences import sentences
 from luthier.evals.values import POSSESSIVE, STARTERS, Value, folded, mentions, same, values
 
@@ -42,23 +43,6 @@ NO_CLAIM = re.compile(
     r"in summary:?$|have a|good luck|is there anything|anything else)",
     re.IGNORECASE,
 )
-REFUSALS = re.compile(
-    r"""\b(?:i\ (?:do\ not|don['’]t|did\ not|didn['’]t)\ (?:know|have\ (?:any\ |that\ |this\ |enough\ |the\ )?
-          (?:information|details?|data|answer|knowledge))
-      |i\ (?:can\ ?not|can['’]t|could\ not|couldn['’]t|am\ (?:not\ able|unable)\ to|['’]m\ (?:not\ able|unable)\ to)\
-          (?:answer|find|say|tell|determine|help|provide|confirm|verify|see\ (?:that|this|any))
-      |(?:unable|not\ able|impossible|not\ possible)\ to\ (?:answer|say|tell|determine|find|know)
-      |(?:i['’]m|i\ am|we['’]re|we\ are)\ (?:not\ sure|afraid\ (?:i|we)\ (?:can|do|don))
-      |(?:is|are|was|were)\ not\ (?:stated|mentioned|given|specified|provided|said|known|covered|listed)
-      |(?:isn['’]t|aren['’]t|wasn['’]t)\ (?:stated|mentioned|given|specified|provided|known|covered|listed|available)
-      |(?:does|do|did)\ (?:not|n['’]t)\ (?:say|state|mention|specify|contain|include|provide|give|cover|tell|answer)
-      |(?:doesn['’]t|don['’]t|didn['’]t)\ (?:say|state|mention|specify|contain|include|provide|give|cover|tell|answer)
-      |(?:no|not\ enough|insufficient)\ (?:information|mention|data|details?|record|answer)\b
-      |(?:nothing|no\ word)\ (?:is\ said\ )?(?:about|on)\ (?:this|that|it)
-      |(?:unknown|unanswerable|not\ answerable|cannot\ be\ (?:answered|determined|known|said))
-      |no\ one\ knows|nobody\ knows)""",
-    re.IGNORECASE | re.VERBOSE,
-)
 NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|cannot|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
 _STOP = STARTERS | frozenset(
     re.findall(
@@ -70,11 +54,6 @@ _STOP = STARTERS | frozenset(
 )
 
 
-def refuses(answer: str) -> bool:
-    """Whether an answer says that it does not know, or that the source does not say."""
-    return REFUSALS.search(answer) is not None
-
-
 def claims(answer: str) -> list[str]:
     """The sentences that state something: no questions, no courtesies, nothing without content."""
     return [
@@ -82,7 +61,7 @@ def claims(answer: str) -> list[str]:
         for sentence in sentences(answer)
         if not sentence.rstrip("\"”')").endswith("?")
         and not NO_CLAIM.match(sentence)
-        and not refuses(sentence)
+        and declines(sentence) is None
         and (stems(sentence) or values(sentence))
     ]
 

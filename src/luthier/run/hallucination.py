@@ -13,8 +13,9 @@ from luthier.base.functions import load_function
 from luthier.base.nouns import Chat
 from luthier.evals.answers import Answer
 from luthier.evals.intervals import bootstrap_ratio, wilson
+from luthier.evals.refusals import declines
 from luthier.evals.retrieval import Index
-from luthier.evals.support import Claim, claims, judge_claims, passages, refuses, unsupported
+from luthier.evals.support import Claim, claims, judge_claims, passages, unsupported
 from luthier.model.load import Loaded
 from luthier.run.abilities import answers_of, asked_of, own_source, told
 from luthier.run.context import Context, ModelRef, texts
@@ -34,7 +35,7 @@ def measure_hallucination(context: Context, probe: HallucinationProbe, loaded: L
     if probe.judge is not None:
         found = judged(context, probe.judge, answers, sources, found)
     open_ = [bool((chat.meta or {}).get("unanswerable")) for chat in asked]
-    refused = [refuses(a.text) for a in answers]
+    refused = [declines(a.text) is not None for a in answers]
     return {
         "faithful": [int(r if o else not lost) for o, r, (_, lost) in zip(open_, refused, found, strict=True)],
         "claims": [count for count, _ in found],

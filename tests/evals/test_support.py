@@ -26,6 +26,22 @@ def test_labelled_answers():
     assert precision >= 36 / 37 and recall >= 36 / 39
 
 
+@pytest.mark.parametrize(("cases", "sources", "found"), [(CASES, SOURCES, 23), (FRESH_CASES, FRESH, 5)])
+def test_what_is_surely_absent_is_never_there(cases, sources, found):
+    """Names, numbers and quotes that the source has nowhere: 28 of 52 faults, and no false alarm."""
+    sure = [c for c in cases if any(x.absent for x in unsupported(c.answer, [sources[c.source]], c.question))]
+    assert len(sure) >= found and not any(c.supported for c in sure)
+
+
+def test_where_it_stands():
+    answer = "Thank you! The Altair was built by Peter Hansen, in 31 days. It was 31 years old."
+    claims_ = unsupported(answer, [SOURCES["telescope"]])
+    assert [[answer[a:b] for a, b in c.spans()] for c in claims_] == [["Peter Hansen", "31 days"], ["31 years"]]
+    assert all(answer[c.start :].startswith(c.text) and c.absent for c in claims_)
+    steps = "1. Ask 14 days ahead.\n2. Write to Ms. Okafor.\n3. Wait."
+    assert not any(c.absent for c in unsupported(steps, ["Ask Ms. Okafor at least 14 days ahead."]))
+
+
 def test_labelled_answers_that_the_rules_were_not_made_on():
     """26 answers: 10 of 13 faults are found, with one false alarm. Not to be mended on; write new ones instead."""
     precision, recall = counted(FRESH_CASES, FRESH)

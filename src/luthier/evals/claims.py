@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from luthier.base.values import contains
 from luthier.evals.languages import NAMES
@@ -97,39 +97,6 @@ def content_stems(text: str) -> set[str]:
     """The words that mean something, cut to what their forms have in common (five letters; numbers whole)."""
     words = (w.lower() for w in _WORD.findall(text))
     return {w if w.isdigit() else w[:5].rstrip("s") for w in words if w not in _STOP and len(w) > 1}
-
-
-def unsupported(answer: str, texts: Sequence[str], known_word: Callable[[str], bool]) -> list[tuple[int, int]]:
-    """Numbers and names of an answer that stand in none of the texts. A name is a word with a capital within a
-    sentence, or one that begins a sentence and that no dictionary has."""
-    there = plainly(" ".join(texts))
-    figures = {m[0] for m in re.finditer(r"\d+(?:\.\d+)?", there)}
-    words = set(_WORD.findall(there))
-    spans = []
-    for found in _NUMBER.finditer(answer):
-        start_of_item = re.search(r"(?:\A|\n)\s*\Z", answer[: found.start()]) and answer[found.end() :][:1] in (
-            ".",
-            ")",
-        )
-        plain = re.findall(r"\d+(?:\.\d+)?", plainly(found[0]))
-        if plain and not start_of_item and not all(number in figures for number in plain):
-            spans.append((found.start(), found.end()))
-    for found in re.finditer(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", answer):
-        word = found[0]
-        if not word[:1].isupper() or len(word) < 2:
-            continue
-        parts = plainly(re.sub(r"['’]s\Z", "", word)).split()
-        begins = bool(re.search(r"(?:\A|[.!?:\n\"“])\s*\Z", answer[: found.start()]))
-        there_in_text = all(part in words or part.rstrip("s") in words for part in parts)
-        if there_in_text or word == "I" or word.startswith(("I'", "I’")) or (begins and known_word(word)):
-            continue
-        if (begins and word.lower() in _STOP) or word.lower() in _ADDRESSES:
-            continue
-        spans.append((found.start(), found.end()))
-    return sorted(spans)
-
-
-_ADDRESSES = frozenset({"ok", "okay", "yes", "no", "dear", "sir", "madam", "mr", "mrs", "ms", "dr"})
 
 
 def named_language(prompt: str) -> bool:

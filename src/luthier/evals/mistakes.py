@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 from luthier.base.errors import UserError
 from luthier.base.mistakes import Judging
-from luthier.evals.claims import holds_value, named_language, off_topic, unsupported, value_instead
+from luthier.evals.claims import holds_value, named_language, off_topic, value_instead
 from luthier.evals.formats import Check, regex_check, schema_check, schema_of
 from luthier.evals.languages import installed, language_of
 from luthier.evals.refusals import declines
 from luthier.evals.repetition import loop, said_again
 from luthier.evals.spelling import Lexicon, misspelt, names_of, words_in
+from luthier.evals.support import unsupported
 from luthier.evals.unsafe import unsafe_spans
 
 LEAST_TOO_LONG_WORDS = 30
@@ -146,9 +147,11 @@ def _wrong_value(facts: Facts, how: How) -> list[Finding]:
 
 
 def _unsupported(facts: Facts, how: How) -> list[Finding]:
+    """Only what is surely not there: sentences in all other words are the probe hallucination's to tell."""
     if facts.source is None:
         return []
-    spans = unsupported(facts.answer, [facts.source, facts.prompt], how.lexicon.knows)
+    sure = [claim for claim in unsupported(facts.answer, [facts.source], facts.prompt) if claim.absent]
+    spans = sorted({span for claim in sure for span in claim.spans()})
     return [Finding("unsupported_claim", start, end, "is not in the source", 0.8) for start, end in spans]
 
 

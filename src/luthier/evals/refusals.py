@@ -77,7 +77,7 @@ def declines(answer: str, more: Sequence[str] = ()) -> tuple[int, int] | None:
         for pattern in _PATTERNS:
             if found := pattern.match(text, start):
                 return found.span()
-    for pattern in more:
-        if found := re.search(pattern, text, re.IGNORECASE):
+    for own in more:
+        if found := re.search(own, text, re.IGNORECASE):
             return found.span()
     return None

@@ -8,14 +8,14 @@ a claim that turns the source's words round may pass. A judge (`judge_claims`) r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.base.nouns import Ask, Message
 from luthier.evals.refusals import declines
 from luthier.evals.sentences import sentences
-from luthier.evals.values import POSSESSIVE, STARTERS, Value, folded, mentions, same, values
+from luthier.evals.values import POSSESSIVE, STARTERS, TITLES, Value, folded, mentions, same, values
 
 LEAST_SHARE = 0.6
 """Share of a claim's content words that one place of the source must hold."""
@@ -33,6 +33,22 @@ class Claim(NamedTuple):
     """The values, names or words that were not found, as the answer writes them."""
     share: float
     """Share of its content words that the best place of the source holds."""
+    absent: bool = False
+    """A number, a date, a quote or a word of a name that stands nowhere in the source: the surest finding. Otherwise
+    the source has it of something else, or has not the words."""
+    start: int = 0
+    """Where the sentence begins in the answer."""
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Where what is missing stands in the answer; the whole sentence where nothing can be pointed at."""
+        found, at = [], 0
+        for piece in self.missing:
+            place = self.text.find(piece, at)
+            place = self.text.find(piece) if place < 0 else place
+            if place >= 0:
+                found.append((self.start + place, self.start + place + len(piece)))
+                at = place + len(piece)
+        return sorted(set(found)) or [(self.start, self.start + len(self.text))]
 
 
 NO_CLAIM = re.compile(
@@ -150,10 +166,13 @@ def unsupported(
     there = places(sources, known)
     found: list[Claim] = []
     left = frozenset(name for name in known if mentions(question, name))
+    at = 0
     for sentence in claims(answer):
         _, left = topic_of(sentence, known, left)
+        at = answer.index(sentence, at)
         if (problem := judged(sentence, left, asked, there, least_share)) is not None:
-            found.append(problem)
+            found.append(problem._replace(start=at))
+        at += len(sentence)
     return found
 
 
@@ -186,16 +205,17 @@ def judged(
     of = listed(sorted(topic & frozenset().union(*(place.about for place in near)))) if near else ""
     others = [n for n in names if n.text not in topic]
 
-    def lost(missing: Sequence[str], why: str) -> Claim:
-        return Claim(sentence, why, tuple(missing), best)
+    def lost(missing: Sequence[str], why: str, absent: bool = False) -> Claim:
+        return Claim(sentence, why, tuple(missing), best, absent)
 
-    if missing := [n.text for n in names if n.text not in asked and not any(mentions(p.text, n.text) for p in there)]:
-        return lost(missing, f"{listed(missing)} {is_are(missing)} not in the source")
-    if missing := [v.text for v in hard if not any(same_in(v, place) for place in there)]:
-        return lost(missing, f"{listed(missing)} {is_are(missing)} not in the source")
+    nowhere = [value for value in said if not any(same_in(value, place) for place in there)]
+    if missing := [value.text for value in nowhere if value.kind != "name" or value.text not in asked]:
+        told = frozenset(folded(" ".join([*asked, *(place.text for place in there)])).split())
+        sure = any(value.kind != "name" or strange(value.text, told) for value in nowhere if value.text in missing)
+        return lost(missing, f"{listed(missing)} {is_are(missing)} not in the source", absent=sure)
     if missing := [v.text for v in [*hard, *others] if not any(same_in(v, p) for p in near) and v.text not in asked]:
         return lost(missing, f"the source does not say {listed(missing)}{f' of {of}' if of else ''}")
-    if len(words) > 1 and (missing := [v.text for v in hard if beside(v, words, near, there) < LEAST_BESIDE_VALUES]):
+    if len(words) > 2 and (missing := [v.text for v in hard if beside(v, words, near, there) < LEAST_BESIDE_VALUES]):
         return lost(missing, f"the source says {listed(missing)} of something else")
     parts = [part for clause in re.split(r",? and |; |, but ", sentence) if len(part := stems(clause, said)) > 1]
     parts = [part for part in parts if max([0.0, *(held(part, *some) for some in together(near, there))]) < 0.5]
@@ -209,6 +229,12 @@ def judged(
     if turned and all(negated(place.text) != negated(sentence) for place in turned):
         return lost((), "the source says the opposite")
     return None
+
+
+def strange(name: str, told: Collection[str]) -> bool:
+    """Whether a name has a word that is not told anywhere; "Mayor of Paris" where Paris has a mayor has none."""
+    words = [word for word in folded(POSSESSIVE.sub("", name)).split() if word not in TITLES and word not in STARTERS]
+    return any(word not in told and word.removesuffix("s") not in told for word in words)
 
 
 def beside(value: Value, words: dict[str, str], near: Sequence[Place], there: Sequence[Place]) -> float:

@@ -86,10 +86,12 @@ FILE = re.compile(
     r"(?<![\w.])(?:https?://\S+[\w/]|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|[\w-]+(?:/[\w-]+)*\.[a-z]{2,5}(?:\.[a-z]{2,5})?)\b"
 )
 """A file, an address: letters that are looked up whole."""
+_UNIT = "|".join(f"{re.escape(unit)}s?" for unit in sorted(UNITS, key=len, reverse=True))
 _CAPITAL = r"[A-ZÀ-ÖØ-Þ][\w'’&-]*"
 NAME = re.compile(
-    rf"{_CAPITAL}(?:\s+(?:(?:of|de|van|von|der|du|la|le)\s+(?:the\s+)?)?(?:{_CAPITAL}|\d+\b(?![.,:]\d)))*"
+    rf"{_CAPITAL}(?:\s+(?:(?:of|de|van|von|der|du|la|le)\s+(?:the\s+)?)?(?:{_CAPITAL}|\d+\b(?![.,:]\d|\s?(?:{_UNIT})\b)))*"
 )
+"""Capitalised words, and numbers behind them that have no unit: "Corvus 90", but "Ask 14 days ahead"."""
 STARTERS = frozenset(
     re.findall(
         r"\w+",

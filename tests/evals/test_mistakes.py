@@ -92,10 +92,32 @@ def test_strict_spelling_counts_unknown_words_too():
 
 
 def test_values_in_other_clothes():
-    assert plainly("Twenty-one kilometres") == "21 km" and plainly("1,200.50 %") == "1200.5 %"
-    for text, value in (("114mm", "114 mm"), ("in MALAGA", "Málaga"), ("1,200", "1200"), ("rail-mount", "rail mount")):
+    assert plainly("Twenty-one kilometres") == plainly("21 km") == "21000 m" and plainly("1,200.50 %") == "1200.5 %"
+    for text, value in (
+        ("114mm", "114 mm"),
+        ("in MALAGA", "Málaga"),
+        ("1,200", "1200"),
+        ("rail-mount", "rail mount"),
+        ("11.4 cm", "114 mm"),
+        ("2024-06-02", "2 June 2024"),
+        ("one wheel", "1 wheel"),
+        ("2 hours", "120 minutes"),
+        ("three to five days", "3 to 5 days"),
+        ("$1,250", "1250 dollars"),
+        ("at 5 pm", "17:00"),
+    ):
         assert holds_value(text, [value]), (text, value)
-    for text, value in (("1114 mm", "114 mm"), ("2.14 mm", "14 mm"), ("114 cm", "114 mm"), ("twelve", "2")):
+    for text, value in (
+        ("1114 mm", "114 mm"),
+        ("2.14 mm", "14 mm"),
+        ("114 cm", "114 mm"),
+        ("twelve", "2"),
+        ("114", "114 mm"),
+        ("in 2024", "2 June 2024"),
+        ("about 2,900", "2,987"),
+        ("code 0199", "199"),
+        ("18:30", "8:30"),
+    ):
         assert not holds_value(text, [value]), (text, value)
 
 

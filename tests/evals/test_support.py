@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from evals.labelled_claims import CASES, FRESH, FRESH_CASES, SOURCES
 from luthier.base.nouns import Reply
+from luthier.evals.claims import holds_value
 from luthier.evals.support import claims, judge_claims, passages, unsupported
 from luthier.evals.values import mentions, same, values
 
@@ -113,6 +114,8 @@ def test_any_text_can_be_judged(text):
 def test_two_ways_to_write_a_value(one, other, equal):
     (said, *_), (given_, *_) = values(f"it was {one}"), values(f"it was {other}")
     assert same(said, given_) == equal
+    if not said.about and said.kind == given_.kind and (said.day, said.dimension) == (given_.day, given_.dimension):
+        assert holds_value(one, [other]) == holds_value(other, [one]) == equal
 
 
 def test_values_of_a_sentence():

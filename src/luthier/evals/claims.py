@@ -8,26 +8,8 @@ from collections.abc import Sequence
 
 from luthier.base.values import contains
 from luthier.evals.languages import NAMES
+from luthier.evals.values import folded, values, written
 
-_NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen twenty"""
-_AS_DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS.split())}
-_TENS = {
-    "twenty": "20",
-    "thirty": "30",
-    "forty": "40",
-    "fifty": "50",
-    "sixty": "60",
-    "seventy": "70",
-    "eighty": "80",
-    "ninety": "90",
-}
-_COMPOUND = re.compile(rf"\b({'|'.join(_TENS)}) ?(one|two|three|four|five|six|seven|eight|nine)\b")
-_UNITS = {
-    "millimetre": "mm", "millimeter": "mm", "centimetre": "cm", "centimeter": "cm", "kilometre": "km",
-    "kilometer": "km", "metre": "m", "meter": "m", "kilogram": "kg", "kilo": "kg", "gram": "g", "minute": "min",
-    "hour": "h", "percent": "%", "per cent": "%", "litre": "l", "liter": "l",
-}  # fmt: skip
 _STOP_WORDS = """a an the and or but if of to in on at by for with from as is are was were be been being am it its this
 that these those there here he she they we you i me my your his her their our us them do does did done can could will
 would shall should may might must have has had not no nor so than then too very just also about into over under out up
@@ -35,22 +17,22 @@ down off again more most some any each every all both few which who whom whose w
 want need get got make made let say said ask one like much many other such only own same"""
 _STOP = frozenset(_STOP_WORDS.split())
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_NUMBER = re.compile(r"(?<![\w.,])[-+−]?\d[\d,  ]*\d(?:\.\d+)?|(?<![\w.,])[-+−]?\d(?:\.\d+)?")
 
 
 def plainly(text: str) -> str:
-    """The text as values are compared: no accents, no case, number words as digits, "14mm" as "14 mm", "1,000.50" as
-    "1000.5", units by their sign, hyphens as blanks."""
-    folded = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    folded = re.sub(r"(?<=\w)[-–‐‑](?=\w)", " ", folded.replace("−", "-"))
-    folded = re.sub(r"(?<=\d)[,\u202f\u00a0](?=\d{3}(?!\d))", "", folded)
-    folded = re.sub(r"(\d+)\.(\d*?)0+(?!\d)", lambda m: f"{m[1]}.{m[2]}" if m[2] else m[1], folded)
-    folded = _COMPOUND.sub(lambda m: _TENS[m[1]][0] + _AS_DIGITS[m[2]], folded)
-    folded = re.sub(r"[^\W\d_]+", lambda m: _AS_DIGITS.get(m[0], _TENS.get(m[0], m[0])), folded)
-    folded = re.sub(r"(?<=\d)(?=[^\W\d_])|(?<=\d)\s*(?=%)", " ", folded)
-    for name, sign in _UNITS.items():
-        folded = re.sub(rf"(?<=\d ){name}s?\b", sign, folded)
-    return " ".join(folded.split())
+    """The text as values are compared: no accents, no case, hyphens as blanks; numbers and dates as `values` reads
+    them, with their units: "14mm", "fourteen mm" and "1.4 cm" are one, so are "5 pm" and "17:00"."""
+    text = re.sub(r"(?<=\d)[\u202f\u00a0](?=\d{3}(?!\d))", "", text)
+    said, at = [], 0
+    for value in values(text):
+        code = re.match(r"0\d", value.text) and value.kind == "number" and value.dimension != "clock"  # "extension 073"
+        if value.kind in ("number", "date") and value.start >= at and not code:
+            said += [text[at : value.start], f" {written(value)} "]
+            at = value.start + len(value.text)
+    whole = "".join([*said, text[at:]]).casefold()
+    bare = "".join(c for c in unicodedata.normalize("NFKD", whole) if not unicodedata.combining(c))
+    bare = re.sub(r"(?<=\w)[-–‐‑](?=\w)", " ", re.sub(r"\bone\b", "1", re.sub(r"\bzero\b", "0", bare)))
+    return re.sub(r"\s+(?=[.,;:!?)])", "", " ".join(bare.split()))
 
 
 def holds_value(text: str, accept: Sequence[str]) -> bool:
@@ -63,11 +45,10 @@ def value_instead(answer: str, accept: Sequence[str], prompt: str) -> tuple[int,
     """Where the wrong value stands, as far as a rule can tell: the first number where a number was wanted; else the
     last name or word that the question did not have. An empty span: nowhere to point at."""
     asked = {w.lower() for w in _WORD.findall(prompt)} | _STOP
-    if any(ch.isdigit() for value in accept for ch in value):
-        for found in _NUMBER.finditer(answer):
-            if found[0].lower() not in asked:
-                after = re.match(r"\s?[^\W\d_]{1,6}\b|\s?%", answer[found.end() :])
-                return found.start(), found.end() + (len(after[0]) if after else 0)
+    if any(value.kind in ("number", "date") for text in accept for value in values(text)):
+        for value in values(answer):
+            if value.kind in ("number", "date") and folded(value.text) not in asked:
+                return value.start, value.start + len(value.text)
     fresh = [w for w in _WORD.finditer(answer) if w[0].lower() not in asked]
     return (fresh[-1].start(), fresh[-1].end()) if fresh else (0, 0)
 

@@ -236,6 +236,18 @@ def same(said: Value, given: Value) -> bool:
     return said.kind == given.kind and folded(said.text) == folded(given.text)
 
 
+def written(value: Value) -> str:
+    """A number or a date in the one way that all its ways have in common: "114 mm" is "0.114 m"."""
+    if value.kind == "date":
+        return "y{}m{}d{}".format(*(part or 0 for part in value.day))
+    if value.dimension == "clock":
+        hours, minutes = divmod(round(value.amount), 60)
+        return f"{hours}:{minutes:02}"
+    if value.dimension in ("", "count"):
+        return f"{value.size:.12g}"
+    return f"{value.amount:.12g} {value.dimension}"
+
+
 def folded(text: str) -> str:
     """Lower case, words only, one blank between them."""
     return " ".join(re.findall(r"\w+", text.casefold()))

@@ -276,3 +276,25 @@ def test_settings_that_contradict_are_told(tmp_path):
     assert "Raise temperature" in str(error.value) and "Did you mean corpus?" in str(error.value)
     with pytest.raises(UserError, match="is no regular expression"):
         load_recipe(recipe, ['evaluate.wrong.judging.pattern="(a"'])
+
+
+def test_questions_that_were_trained_on_are_counted_and_left_out(finished, tmp_path):
+    """Two of the eight questions stand in the corpus."""
+    source, _, _ = finished
+    folder = Path(shutil.copytree(source.parent, tmp_path / "world"))
+    asked = read_rows(folder / "asked.jsonl")
+    said = [row.get("prompt") or row.get("question") or row["messages"][0]["content"] for row in asked[:2]]
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in said)
+    recipe = folder / source.name
+    for exclude, counted in ((False, 8), (True, 6)):
+        changes = [f"out={json.dumps(str(tmp_path / 'runs'))}", f"evaluate.wrong.exclude_contaminated={exclude}"]
+        run = run_recipe(load_recipe(recipe, changes), recipe)
+        report = read_json(run / "report.json")
+        told = report["contamination"]["wrong"]
+        assert (told["rows"], told["seen"], told["exact"], told["excluded"]) == (8, 2, 2, exclude)
+        assert {figure["n"] for figure in report["metrics"]["wrong"]["any"].values()} == {counted}
+        assert {figure["n"] for key, figure in told["clean"].items() if key.startswith("any.")} == {6}
+        kept = read_rows(run / "mistakes" / "wrong.jsonl")
+        assert len(kept) == counted * len(report["metrics"]["wrong"]["any"])
+        assert exclude == {row["origin"] for row in kept}.isdisjoint({"asked.jsonl:1", "asked.jsonl:2"})

@@ -117,6 +117,8 @@ class MistakesProbe(Strict):
     samples: int = Field(default=1, ge=1)
     """Answers to each prompt; more than one needs a temperature above 0."""
     limit: int | None = Field(default=None, ge=1)
+    ngram: int = Field(default=13, ge=4)
+    exclude_contaminated: bool = False
     worst: int = Field(default=24, ge=0)
     """Worst examples that the report shows."""
     judging: Judging = Judging()

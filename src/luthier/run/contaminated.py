@@ -88,10 +88,10 @@ def summarised(
     clean = {after: without(row, found.origins) for after, row in rows.items()}
     whole_left = all(origins_of(row) for row in clean.values())
     excluded = asks_for_clean(probe) and whole_left
-    metrics = summary(context, name, probe, clean if excluded else rows, log)
     silent = EventLog(Path(os.devnull))
     other = summary(context, name, probe, rows if excluded else clean, silent) if whole_left else {}
     silent.close()
+    metrics = summary(context, name, probe, clean if excluded else rows, log)  # last: what it writes stays
     count, kinds = len(seen), [row.how for row in seen]
     done = "left out" if excluded else "counted"
     log.emit("note", text=f"{name}: {count} of {len(measured)} rows are in the training data too ({done})")

@@ -87,7 +87,8 @@ def measure_mistakes(context: Context, probe: MistakesProbe, loaded: Loaded, ref
                     "findings": [f._asdict() for f in found],
                 }
             )
-    return {"judged": list(how.categories), "left_out": list(how.left_out), "rows": rows}
+    origins = [row["origin"] for row in rows]
+    return {"how": {"judged": list(how.categories), "left_out": list(how.left_out)}, "origins": origins, "rows": rows}
 
 
 class Share(NamedTuple):
@@ -118,11 +119,12 @@ def share_of(rows: Sequence[Mapping[str, Any]], category: str) -> Share:
 def shares_wrong(
     context: Context, name: str, probe: MistakesProbe, measured: dict[str, Measured], log: EventLog
 ) -> Any:
-    """Each category after each stage, and the worst examples with their nearest training rows; all answers go to
-    mistakes/<probe>.jsonl in the run's folder. Categories that nobody has are left out of the figures."""
+    """Each category after each stage, and the worst examples with their nearest training rows; all answers that
+    count go to mistakes/<probe>.jsonl in the run's folder. Categories that nobody has are left out of the figures."""
     found: dict[str, Any] = {}
-    judged = next(iter(measured.values()))["judged"]
-    for said in next(iter(measured.values()))["left_out"]:
+    how = next(iter(measured.values()))["how"]
+    judged = how["judged"]
+    for said in how["left_out"]:
         log.emit("note", text=f"{name}: {said}")
     for category in (ANY, *judged):
         shares = {after: share_of(one["rows"], category).figure() for after, one in measured.items()}

@@ -12,7 +12,7 @@ from evals.labelled_mistakes import LINES
 from evals.measured_mistakes import scores
 from luthier.base.errors import UserError
 from luthier.base.mistakes import Judging
-from luthier.evals.claims import holds_value, plainly
+from luthier.evals.claims import holds_value, plainly, value_instead
 from luthier.evals.mistakes import DETECTORS, Facts, categories_of, judge, prepare
 from luthier.evals.spelling import Lexicon, corrected, misspelt, names_of
 from luthier.evals.unsafe import unsafe_spans
@@ -119,6 +119,16 @@ def test_values_in_other_clothes():
         ("18:30", "8:30"),
     ):
         assert not holds_value(text, [value]), (text, value)
+
+
+def test_where_the_wrong_value_stands():
+    for answer, prompt, accept, wrong in (
+        ("The Corvus 90 is 80 mm wide.", "How wide is the Corvus 90?", "114 mm", "80 mm"),
+        ("It was made on 3 May 1871, in Lyon.", "When was it made?", "4 May 1871", "3 May 1871"),
+        ("The Altair is built in Lyon.", "Where is the Altair built?", "Basel", "Lyon"),
+    ):
+        start, end = value_instead(answer, [accept], prompt)
+        assert answer[start:end] == wrong
 
 
 def test_a_cards_number_is_told_by_its_check_digit():

@@ -8,14 +8,9 @@ from collections.abc import Sequence
 
 from luthier.base.values import contains
 from luthier.evals.languages import NAMES
+from luthier.evals.support import STOP, stems
 from luthier.evals.values import folded, values, written
 
-_STOP_WORDS = """a an the and or but if of to in on at by for with from as is are was were be been being am it its this
-that these those there here he she they we you i me my your his her their our us them do does did done can could will
-would shall should may might must have has had not no nor so than then too very just also about into over under out up
-down off again more most some any each every all both few which who whom whose what when where why how tell know please
-want need get got make made let say said ask one like much many other such only own same"""
-_STOP = frozenset(_STOP_WORDS.split())
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -44,7 +39,7 @@ def holds_value(text: str, accept: Sequence[str]) -> bool:
 def value_instead(answer: str, accept: Sequence[str], prompt: str) -> tuple[int, int]:
     """Where the wrong value stands, as far as a rule can tell: the first number where a number was wanted; else the
     last name or word that the question did not have. An empty span: nowhere to point at."""
-    asked = {w.lower() for w in _WORD.findall(prompt)} | _STOP
+    asked = {w.lower() for w in _WORD.findall(prompt)} | STOP
     if any(value.kind in ("number", "date") for text in accept for value in values(text)):
         given = {folded(value.text) for value in values(prompt)}
         for value in values(answer):
@@ -69,16 +64,15 @@ def off_topic(
     if answer.count("?") >= 2 and not re.search(r"[^?!.\s][^?!.]{8,}[.!](?:\s|\Z)", answer):
         return "asks on instead of answering"
     known = " ".join([reference or "", source or "", *accept])
-    own = content_stems(answer)
-    if not known.strip() or len(own) < 4 or own & content_stems(f"{prompt} {known}"):
+    own = meaning(answer)
+    if not known.strip() or len(own) < 4 or own & meaning(f"{prompt} {known}"):
         return ""
     return "shares no word with its question"
 
 
-def content_stems(text: str) -> set[str]:
-    """The words that mean something, cut to what their forms have in common (five letters; numbers whole)."""
-    words = (w.lower() for w in _WORD.findall(text))
-    return {w if w.isdigit() else w[:5].rstrip("s") for w in words if w not in _STOP and len(w) > 1}
+def meaning(text: str) -> set[str]:
+    """The stems of the words that mean something, and the numbers."""
+    return {*stems(text), *re.findall(r"\d+", text)}
 
 
 def named_language(prompt: str) -> bool:

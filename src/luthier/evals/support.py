@@ -60,7 +60,7 @@ NO_CLAIM = re.compile(
     re.IGNORECASE,
 )
 NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|cannot|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
-_STOP = STARTERS | frozenset(
+STOP = STARTERS | frozenset(
     re.findall(
         r"\w+",
         """am are been being be had has have having did doing done being go goes going got get gets getting make makes
@@ -106,7 +106,7 @@ def stems(text: str, without: Sequence[Value] = ()) -> dict[str, str]:
     return {
         stem(word.casefold()): word
         for word in words
-        if word.casefold() not in _STOP and word.casefold() not in aside and len(word) > 1
+        if word.casefold() not in STOP and word.casefold() not in aside and len(word) > 1
     }
 
 

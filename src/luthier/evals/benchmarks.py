@@ -27,11 +27,8 @@ class Benchmark(NamedTuple):
 
     name: str
     tasks: dict[str, Any]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Items of each task."""
-        return {name: len(task.eval_docs) for name, task in self.tasks.items()}
+    sizes: dict[str, int]
+    """Items of each task."""
 
 
 class Item(NamedTuple):
@@ -64,6 +61,11 @@ def load_benchmarks(names: Sequence[str], folder: Path | None, shots: int | None
     return found
 
 
+def of_tasks(name: str, tasks: dict[str, Any]) -> Benchmark:
+    """Some tasks under one name."""
+    return Benchmark(name, tasks, {each: len(task.eval_docs) for each, task in tasks.items()})
+
+
 def load_benchmark(name: str, folder: Path | None, shots: int | None) -> Benchmark:
     """One of `load_benchmarks`."""
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -80,13 +82,11 @@ def load_benchmark(name: str, folder: Path | None, shots: int | None) -> Benchma
     elif folder is not None and (known := ours(name)) is not None:
         given = {"folder": str(folder)}
         if name != "mmlu":
-            return Benchmark(name, {name: built(name, known, given, shots)})
+            return of_tasks(name, {name: built(name, known, given, shots)})
         subjects = sorted(
             {str(row.get("subject")) for row, _ in rows_of(str(folder), "mmlu", r"mmlu.*\btest\b", "MMLU")}
         )
-        return Benchmark(
-            name, {f"mmlu_{s}": built(f"mmlu_{s}", known, given | {"subject": s}, shots) for s in subjects}
-        )
+        return of_tasks(name, {f"mmlu_{s}": built(f"mmlu_{s}", known, given | {"subject": s}, shots) for s in subjects})
     elif folder is not None and not Path(name).suffix:
         near = did_you_mean(name, local_names())
         raise UserError(f"{name}: no benchmark that reads a folder.{near} There are: {', '.join(local_names())}.")
@@ -111,7 +111,7 @@ def quiz(name: str, given: Mapping[str, str], shots: int | None, changes: Mappin
     file = Path(given["file"])
     rows = rows_of(str(file), name, "", file.name)
     known = load_yaml(OURS / ("quiz_choices.yaml" if has_options(rows[0][0]) else "quiz_answers.yaml"))
-    return Benchmark(name, {name: built(name, known | dict(changes or {}), given, shots)})
+    return of_tasks(name, {name: built(name, known | dict(changes or {}), given, shots)})
 
 
 def built(name: str, known: Mapping[str, Any], given: Mapping[str, str], shots: int | None) -> Any:
@@ -149,7 +149,7 @@ def theirs(name: str, shots: int | None) -> Benchmark:
         why = "its rows are not here, and the run is offline" if offline else f"its rows cannot be had ({short(error)})"
         there = f" {name} can be read from a folder: give it with --data." if name in local_names() else ""
         raise UserError(f"{name}: {why}.{there or ' Copy them, and write a YAML that reads the copy.'}") from error
-    return Benchmark(yaml.stem if yaml else name, {n: with_shots(task, shots) for n, task in loaded["tasks"].items()})
+    return of_tasks(yaml.stem if yaml else name, {n: with_shots(task, shots) for n, task in loaded["tasks"].items()})
 
 
 def short(error: Exception) -> str:
@@ -184,6 +184,23 @@ def chosen(benchmark: Benchmark, limit: float | None) -> dict[str, list[int]]:
         counts[name] += counts[name] < sizes[name]
     order = lambda name: sorted(range(sizes[name]), key=lambda n: hashlib.sha256(f"{name}:{n}".encode()).digest())  # noqa: E731
     return {name: sorted(order(name)[:count]) for name, count in counts.items()}
+
+
+def only(benchmarks: Sequence[Benchmark], items: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Takes all other rows from our own tasks, and returns the numbers that the items have then: lm-eval reads every
+    row of a task several times to find the few that are asked. Other tasks stay as they are; they may show their rows
+    as examples."""
+    numbers = {}
+    for name, task in ((name, task) for benchmark in benchmarks for name, task in benchmark.tasks.items()):
+        wanted = list(items[name])
+        numbers[name] = wanted
+        config = task.config
+        split = config.test_split or config.validation_split
+        examples = config.num_fewshot and config.fewshot_split in (None, split)
+        if config.custom_dataset is not None and not examples and len(wanted) < len(task.eval_docs):
+            task.dataset = {**task.dataset, split: task.dataset[split].select(wanted)}
+            numbers[name] = list(range(len(wanted)))
+    return numbers
 
 
 def ask(

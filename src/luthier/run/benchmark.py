@@ -15,7 +15,7 @@ from luthier import __version__
 from luthier.base.errors import UserError
 from luthier.base.files import disk_errors, hash_of, write_json, write_jsonl
 from luthier.base.pages import keep_freed_pages
-from luthier.evals.benchmarks import Asked, Benchmark, Item, ask, asked_of, chosen, load_benchmarks
+from luthier.evals.benchmarks import Asked, Benchmark, Item, ask, asked_of, chosen, load_benchmarks, only
 from luthier.evals.engine import Answers, Watch
 from luthier.evals.harness import Harness
 from luthier.evals.intervals import Figure, bootstrap_mean, paired_bootstrap, stratified, wilson
@@ -89,7 +89,7 @@ def measure_models(
             [f"{name}: an endpoint does not say log-likelihoods. Measure a model here." for name in elsewhere]
         )
     benchmarks = load_benchmarks(wanted.tasks, wanted.folder, wanted.shots)
-    items = {name: numbers for one in benchmarks for name, numbers in chosen(one, wanted.limit).items()}
+    items = only(benchmarks, {n: numbers for one in benchmarks for n, numbers in chosen(one, wanted.limit).items()})
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     measured = []

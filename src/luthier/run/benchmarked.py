@@ -54,14 +54,14 @@ def measured_on_benchmarks(context: Context, log: EventLog) -> Rows:
 
 def of_model(context: Context, settings: Benchmarks, ref: ModelRef, log: EventLog) -> dict[str, dict[str, Any]]:
     """One model on all benchmarks, by the name of each."""
-    from luthier.evals.benchmarks import ask, chosen, load_benchmarks
+    from luthier.evals.benchmarks import ask, chosen, load_benchmarks, only
     from luthier.evals.engine import Answers
     from luthier.evals.harness import Harness
     from luthier.run.benchmark import asked_of, figure_of
 
     wanted = wanted_of(context, settings)
     benchmarks = load_benchmarks(wanted.tasks, wanted.folder, wanted.shots)
-    items = {name: numbers for one in benchmarks for name, numbers in chosen(one, wanted.limit).items()}
+    items = only(benchmarks, {n: numbers for one in benchmarks for n, numbers in chosen(one, wanted.limit).items()})
     made_by = hash_of({"model": ref.hash, "versions": versions(), "code": code_hash()})[:8]
     key = hash_of([settings.model_dump(), {n: [len(items[n]), t.sizes] for t in benchmarks for n in t.tasks}])[:8]
     path = context.folder / "measures" / f"benchmarks-{ref.name}-{made_by}-{key}.json"

@@ -142,7 +142,7 @@ def test_torchrun_itself(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("loading libraries") == 1 and done.stdout.count("report.html") == 1
     assert (tmp_path / "runs" / "small" / "report.html").exists()
-    wrong = subprocess.run(["bash", "-c", f"{line} seeds=1"], cwd=tmp_path, capture_output=True, text=True, env=there)
+    wrong = subprocess.run(["bash", "-c", f"{line} sead=1"], cwd=tmp_path, capture_output=True, text=True, env=there)
     assert wrong.returncode == 1  # torchrun's, whatever the ranks' is
     assert wrong.stderr.count("Did you mean seed?") == 1
     assert re.search(r"exitcode\s*: 2", wrong.stderr)

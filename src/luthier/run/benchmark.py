@@ -119,16 +119,23 @@ def measure_model(
     harness = Harness(loaded, Answers(out / f"answers-{slug(subject.label)}-{made_by}.jsonl"), watch)
     found = []
     for one in benchmarks:  # one after the other: each is judged as soon as it is done
-        before = harness.cut
-        told = ask(harness, [one], items, wanted.chat)
-        by_task = {name: [item for item in told if item.task == name] for name in one.tasks}
-        asked = {name: asked_of(one.tasks[name], some) for name, some in by_task.items()}
-        figures = {metric: figure_of(metric, by_task, one.sizes) for metric in told[0].values}
-        size = sum(one.sizes.values())
-        found.append(Measured(subject.label, one.name, figures, told, asked, size, harness.cut - before))
+        found.append(measured_on(harness, subject.label, one, items, wanted.chat))
         name = f"items-{slug(subject.label)}-{one.name}.jsonl"
-        write_jsonl(out / name, [row_of(item) for item in told])
+        write_jsonl(out / name, [row_of(item) for item in found[-1].items])
     return found
+
+
+def measured_on(
+    harness: Harness, model: str, benchmark: Benchmark, items: Mapping[str, Sequence[int]], chat: bool
+) -> Measured:
+    """A model on one benchmark."""
+    before = harness.cut
+    told = ask(harness, [benchmark], items, chat)
+    by_task = {name: [item for item in told if item.task == name] for name in benchmark.tasks}
+    asked = {name: asked_of(benchmark.tasks[name], some) for name, some in by_task.items()}
+    figures = {metric: figure_of(metric, by_task, benchmark.sizes) for metric in told[0].values}
+    size = sum(benchmark.sizes.values())
+    return Measured(model, benchmark.name, figures, told, asked, size, harness.cut - before)
 
 
 def row_of(item: Item) -> dict[str, Any]:

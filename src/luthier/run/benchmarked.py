@@ -54,10 +54,10 @@ def measured_on_benchmarks(context: Context, log: EventLog) -> Rows:
 
 def of_model(context: Context, settings: Benchmarks, ref: ModelRef, log: EventLog) -> dict[str, dict[str, Any]]:
     """One model on all benchmarks, by the name of each."""
-    from luthier.evals.benchmarks import ask, chosen, load_benchmarks, only
+    from luthier.evals.benchmarks import chosen, load_benchmarks, only
     from luthier.evals.engine import Answers
     from luthier.evals.harness import Harness
-    from luthier.run.benchmark import asked_of, figure_of
+    from luthier.run.benchmark import measured_on
 
     wanted = wanted_of(context, settings)
     benchmarks = load_benchmarks(wanted.tasks, wanted.folder, wanted.shots)
@@ -72,19 +72,16 @@ def of_model(context: Context, settings: Benchmarks, ref: ModelRef, log: EventLo
     harness = Harness(loaded, Answers(path.with_name(f"answers-{ref.name}-{made_by}.jsonl")))
     found = {}
     for one in benchmarks:
-        before = harness.cut
-        told = ask(harness, [one], items, wanted.chat)
-        by_task = {name: [item for item in told if item.task == name] for name in one.tasks}
-        metric = next(iter(told[0].values))
-        figure = figure_of(metric, by_task, one.sizes)
+        made = measured_on(harness, ref.name, one, items, wanted.chat)
+        metric, figure = next(iter(made.figures.items()))
         found[one.name] = {
-            "right": [item.values[metric] for item in told],
-            "origins": [item.origin for item in told],
+            "right": [item.values[metric] for item in made.items],
+            "origins": [item.origin for item in made.items],
             "metric": metric,
             "figure": figure.as_dict(),
-            "of": sum(one.sizes.values()),
-            "cut": harness.cut - before,
-            "asked": {name: asked_of(one.tasks[name], some)._asdict() for name, some in by_task.items()},
+            "of": made.of,
+            "cut": made.cut,
+            "asked": {name: asked._asdict() for name, asked in made.asked.items()},
         }
     write_json(path, found)
     return found

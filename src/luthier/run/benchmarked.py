@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +45,43 @@ def measured_on_benchmarks(context: Context, log: EventLog) -> Rows:
         return {}
     made = [name for name in context.models if name != "base" or context.recipe.base.fresh is None]
     refs = [context.models[name] for name in settings.after or made if name in context.models]
+    from luthier.evals.benchmarks import chosen, load_benchmarks, only
+
+    wanted = wanted_of(context, settings)
+    benchmarks = load_benchmarks(wanted.tasks, wanted.folder, wanted.shots)
+    items = only(benchmarks, {n: numbers for one in benchmarks for n, numbers in chosen(one, wanted.limit).items()})
     rows: Rows = {}
     for ref in refs:
-        for name, row in of_model(context, settings, ref, log).items():
+        for name, row in of_model(context, settings, benchmarks, items, ref, log).items():
             rows[name, ref.name] = row
             log.emit("eval", step=0, name=f"{name}.{ref.name}", **row["figure"])
     return rows
 
 
-def of_model(context: Context, settings: Benchmarks, ref: ModelRef, log: EventLog) -> dict[str, dict[str, Any]]:
+def rows_hash(benchmarks: Sequence[Any], items: Mapping[str, Sequence[int]]) -> str:
+    """Hash of the rows that are asked, and of those that may be shown as examples."""
+    shown = []
+    for name, task in ((name, task) for one in benchmarks for name, task in one.tasks.items()):
+        examples = task.fewshot_docs() if task.config.num_fewshot else None
+        shown.append([name, [str(task.eval_docs[n]) for n in items[name]], [str(row) for row in examples or ()]])
+    return hash_of(shown)
+
+
+def of_model(
+    context: Context,
+    settings: Benchmarks,
+    benchmarks: Sequence[Any],
+    items: Mapping[str, Sequence[int]],
+    ref: ModelRef,
+    log: EventLog,
+) -> dict[str, dict[str, Any]]:
     """One model on all benchmarks, by the name of each."""
-    from luthier.evals.benchmarks import chosen, load_benchmarks, only
     from luthier.evals.engine import Answers
     from luthier.evals.harness import Harness
     from luthier.run.benchmark import measured_on
 
-    wanted = wanted_of(context, settings)
-    benchmarks = load_benchmarks(wanted.tasks, wanted.folder, wanted.shots)
-    items = only(benchmarks, {n: numbers for one in benchmarks for n, numbers in chosen(one, wanted.limit).items()})
     made_by = hash_of({"model": ref.hash, "versions": versions(), "code": code_hash()})[:8]
-    key = hash_of([settings.model_dump(), {n: [len(items[n]), t.sizes] for t in benchmarks for n in t.tasks}])[:8]
+    key = hash_of([settings.model_dump(), rows_hash(benchmarks, items)])[:8]
     path = context.folder / "measures" / f"benchmarks-{ref.name}-{made_by}-{key}.json"
     if path.exists():
         return read_json(path)
@@ -72,7 +90,7 @@ def of_model(context: Context, settings: Benchmarks, ref: ModelRef, log: EventLo
     harness = Harness(loaded, Answers(path.with_name(f"answers-{ref.name}-{made_by}.jsonl")))
     found = {}
     for one in benchmarks:
-        made = measured_on(harness, ref.name, one, items, wanted.chat)
+        made = measured_on(harness, ref.name, one, items, settings.chat)
         metric, figure = next(iter(made.figures.items()))
         found[one.name] = {
             "right": [item.values[metric] for item in made.items],

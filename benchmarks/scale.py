@@ -50,7 +50,8 @@ class Streamed:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from luthier.base.recipe import Fresh, Source
+        from luthier.base.recipe import Fresh
+        from luthier.base.source import Source
         from luthier.base.store import open_store
         from luthier.base.workers import cores
         from luthier.data.survey import survey
@@ -138,7 +139,7 @@ def streamed(folder: Path, pipe: Connection) -> None:
 
 def held(folder: Path, pipe: Connection) -> None:
     """A process that holds the rows of one size and their tokens: how much memory that takes."""
-    from luthier.base.recipe import Source
+    from luthier.base.source import Source
     from luthier.base.store import open_store
     from luthier.data.dataset import read_dataset
     from luthier.run.memo import peak_bytes, reset_peak

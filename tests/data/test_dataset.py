@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Rejected, Text
-from luthier.base.recipe import Source
+from luthier.base.source import Source
 from luthier.data.dataset import Dataset, leaked, read_dataset, reasons, write_rejected
 from luthier.data.formats import FORMATS, KNOWN
 

@@ -6,7 +6,7 @@ import pytest
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Choice, Pair, Text
-from luthier.base.recipe import Source
+from luthier.base.source import Source
 from luthier.data.dataset import read_dataset, reasons
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Message, Text
-from luthier.base.recipe import Source
+from luthier.base.source import Source
 from luthier.base.store import open_store
 from luthier.base.stored import Progress
 from luthier.data import chunks as c

@@ -15,7 +15,7 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
 from luthier.base.nouns import Message, Pair
-from luthier.base.recipe import Source
+from luthier.base.source import Source
 from luthier.data.dataset import read_dataset
 from luthier.model.load import load_folder
 from luthier.run.pairs import read_pairs, write_pairs

@@ -14,7 +14,7 @@ import pytest
 
 from luthier.base import workers as w
 from luthier.base.errors import RunError, UserError
-from luthier.base.recipe import Source
+from luthier.base.source import Source
 from luthier.base.store import open_store
 from luthier.data import chunks as c
 from luthier.data.dataset import read_dataset
@@ -134,7 +134,7 @@ def test_several_processes_refuse_what_one_refuses(world):
 KILLED = textwrap.dedent("""\
     import json, os, pickle, signal, sys
     from pathlib import Path
-    from luthier.base.recipe import Source
+    from luthier.base.source import Source
     from luthier.base.store import open_store
     from luthier.data import chunks
     from luthier.data.survey import survey

@@ -10,8 +10,8 @@ Shape legend, in the last part of every tensor's name:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -38,6 +38,7 @@ class Text:
 
     text: str
     origin: str
+    meta: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Labelled:
     answer: str
     good: bool
     origin: str
+    meta: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,40 @@ class Choice:
 
 
 Example = Text | Chat | Pair | Labelled | Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a row came from, and what may be done with it. None: nobody said."""
+
+    source: str
+    """Its name under `data` in the recipe."""
+    licence: str | None = None
+    """An SPDX id or expression, or LicenseRef-... for terms of one's own."""
+    made: Literal["human", "machine"] | None = None
+    """Who wrote the answer, or the text."""
+    generator: str | None = None
+    """The model that wrote it, if one did."""
+    terms: str | None = None
+    """The terms under which its generator's output may be used, in a few words or by name."""
+    date: str | None = None
+    """ISO 8601: when it was written."""
+    steps: tuple[str, ...] = ()
+    """What was done to it since, in order: "question from a heading", "paraphrase by qwen3-4b"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An example on its way through curation, with what is known of it."""
+
+    example: Example
+    provenance: Provenance
+    group: str
+    """Rows of one group (a document, a thread, a customer) stay on one side of every split."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Name of a measure -> value."""
+    out: str | None = None
+    """Why it was left out; None: it is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from luthier.base.alignment import BestOf, Dpo, Grpo, Kto, Orpo, Ppo, Prefer, Re
 from luthier.base.benchmarks import Benchmarks
 from luthier.base.curves import LearningCurve
 from luthier.base.probes import Probe
+from luthier.base.source import Source
 from luthier.base.strict import Strict
 from luthier.base.tuning import Budget, Masking, Replay, Training
 
@@ -60,51 +61,6 @@ class Base(Strict):
     """Path of a Jinja chat template that replaces the model's own; default: its own, or ChatML if it has none."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic: auto is bfloat16 autocast on a GPU that has it, float32 on a CPU."""
-
-
-class Source(Strict):
-    """A place data comes from. A plain string in the recipe means `path`."""
-
-    path: str
-    """A file or a folder, relative to the recipe: .jsonl .json .csv .tsv .parquet .txt .md, also .gz."""
-    format: Literal[
-        "auto",
-        "text",
-        "messages",
-        "sharegpt",
-        "alpaca",
-        "prompt_completion",
-        "qa",
-        "pairs",
-        "hh",
-        "labelled",
-        "choices",
-        "template",
-    ] = "auto"
-    """Shape of the rows; auto looks at the first ones and says what it found."""
-    columns: dict[str, str] = {}
-    """Renames columns before the format is read: {question: body, answer: reply}."""
-    roles: dict[str, str] = {}
-    """Maps the file's role names to system|user|assistant|tool: {bot: assistant}."""
-    prompt: str | None = None
-    """Makes a conversation of any row, for one task: "Summarise: {text}" with the row's columns in braces (format:
-    template). {{ and }} are braces themselves."""
-    answer: str | None = None
-    """The answer to `prompt`: "{summary}"; default: none, the prompt is there to be answered."""
-    system: str | None = None
-    """A system message put before every conversation that has none."""
-    heldout: float = Field(default=0.05, ge=0, lt=1)
-    """Share of rows kept out of training, chosen by a hash of their content."""
-    split_by: Literal["row", "origin"] = "row"
-    """row: each row is held out or not by itself; origin: all rows of one file stay together."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use only the first rows in the file's order (after the format was read)."""
-    separator: str | None = None
-    """For .txt files: the string between documents; default: one document a file."""
-    stream: bool = False
-    """For data larger than memory: rows are tokenised once into shards on disk (`shards`) and read from there."""
-    max_rejected: float = Field(default=0.1, ge=0, le=1)
-    """Stop when a larger share of the rows than this cannot be used."""
 
 
 class Supervised(Training):

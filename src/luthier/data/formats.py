@@ -33,9 +33,11 @@ PROMPT = ("prompt", "instruction", "question", "query")
 CONTEXT = ("query", "question", "ctx", "context")
 OPTIONS = ("choices", "endings", "options")
 GOLD = ("gold", "label", "answer", "answerkey")
+PROVENANCE = ("licence", "license", "made", "generator", "terms", "date", "group", "steps")
+"""Columns that say where a row came from, and which rows belong together. See nouns.Provenance."""
 SHAPES = {"messages", "conversations", "chosen", "rejected", "instruction", "question"}
 KNOWN = {*TEXT, *COMPLETION, *OUTPUT, *INPUT, *PROMPT, *CONTEXT, *OPTIONS, *GOLD, *SHAPES}
-KNOWN |= {"system", "accept", "margin", "agreement"}
+KNOWN |= {"system", "accept", "margin", "agreement", *PROVENANCE}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -137,6 +139,11 @@ def meta(fields: Fields, used: Collection[str]) -> dict[str, Any] | None:
     return {key: value for key, value in fields.items() if key not in used and value is not None} or None
 
 
+def provenance_of(fields: Fields) -> dict[str, Any] | None:
+    """The columns that say where a row came from: for examples that keep no others."""
+    return {key: fields[key] for key in PROVENANCE if fields.get(key) is not None} or None
+
+
 def first_of(fields: Fields, names: Sequence[str]) -> str:
     """The first of the names that is a column, or the first name."""
     return next((name for name in names if name in fields), names[0])
@@ -150,7 +157,7 @@ def instruction_of(fields: Fields, reading: Reading) -> str:
 
 
 def to_text(row: Row, reading: Reading) -> Text:
-    return Text(string(row.fields, TEXT, reading), row.origin)
+    return Text(string(row.fields, TEXT, reading), row.origin, provenance_of(row.fields))
 
 
 def to_messages(row: Row, reading: Reading) -> Chat:
@@ -252,7 +259,7 @@ def to_labelled(row: Row, reading: Reading) -> Labelled:
         raise Unusable(f"{column}: ends with a {messages[-1].role} turn. The answer that is labelled must come last")
     good = label_of(value_of(fields, ["label"], reading)[1])
     prompt = with_system(messages[:-1], system_of(fields), reading)
-    return Labelled(prompt, messages[-1].content, good, row.origin)
+    return Labelled(prompt, messages[-1].content, good, row.origin, meta(fields, {"prompt", column, "label", "system"}))
 
 
 def to_hh(row: Row, reading: Reading) -> Pair:

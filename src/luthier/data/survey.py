@@ -22,7 +22,7 @@ from luthier.base.arrays import arrays_as_bytes, map_arrays
 from luthier.base.errors import UserError
 from luthier.base.files import hash_of, hash_path, read_json, write_json
 from luthier.base.nouns import Chat, Example, Message, Rejected, Text
-from luthier.base.recipe import Source
+from luthier.base.source import Source
 from luthier.base.store import Store
 from luthier.base.stored import Entry, Job, Made, Tell, name_of, stored
 from luthier.data.chunks import Chunk, chunk_bytes, chunks, rows_in, text_bytes

@@ -20,8 +20,9 @@ from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.objective import is_masked
 from luthier.base.pages import keep_freed_pages
 from luthier.base.probes import AnswersProbe
-from luthier.base.recipe import Recipe, Source
+from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
+from luthier.base.source import Source
 from luthier.base.tuning import Quantize
 from luthier.data.dataset import Dataset, read_dataset
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model

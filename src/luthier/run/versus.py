@@ -17,8 +17,8 @@ from luthier.base.config import load_rater
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import disk_errors, hash_of, read_json, write_json
 from luthier.base.nouns import Chat, Reply
-from luthier.base.recipe import Source
 from luthier.base.rubric import Rubric
+from luthier.base.source import Source
 from luthier.data.dataset import read_dataset
 from luthier.evals.endpoint import skipped
 from luthier.evals.formats import Check

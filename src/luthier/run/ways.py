@@ -21,8 +21,9 @@ from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json, write_text
 from luthier.base.nouns import Chat, Text
 from luthier.base.probes import AnswersProbe
-from luthier.base.recipe import Recipe, Sft, Source
+from luthier.base.recipe import Recipe, Sft
 from luthier.base.seeds import seed_for
+from luthier.base.source import Source
 from luthier.base.values import contains
 from luthier.data.dataset import content, read_dataset
 from luthier.evals.answers import answer_all

@@ -1,0 +1,68 @@
+"""Where data comes from: what a user may say of a source."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.base.strict import Strict
+
+
+class Source(Strict):
+    """A place data comes from. A plain string in the recipe means `path`."""
+
+    path: str
+    """A file or a folder, relative to the recipe: .jsonl .json .csv .tsv .parquet .txt .md, also .gz."""
+    format: Literal[
+        "auto",
+        "text",
+        "messages",
+        "sharegpt",
+        "alpaca",
+        "prompt_completion",
+        "qa",
+        "pairs",
+        "hh",
+        "labelled",
+        "choices",
+        "template",
+    ] = "auto"
+    """Shape of the rows; auto looks at the first ones and says what it found."""
+    columns: dict[str, str] = {}
+    """Renames columns before the format is read: {question: body, answer: reply}."""
+    roles: dict[str, str] = {}
+    """Maps the file's role names to system|user|assistant|tool: {bot: assistant}."""
+    prompt: str | None = None
+    """Makes a conversation of any row, for one task: "Summarise: {text}" with the row's columns in braces (format:
+    template). {{ and }} are braces themselves."""
+    answer: str | None = None
+    """The answer to `prompt`: "{summary}"; default: none, the prompt is there to be answered."""
+    system: str | None = None
+    """A system message put before every conversation that has none."""
+    heldout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of rows kept out of training, chosen by a hash of their content."""
+    split_by: Literal["row", "origin"] = "row"
+    """row: each row is held out or not by itself; origin: all rows of one file stay together."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first rows in the file's order (after the format was read)."""
+    separator: str | None = None
+    """For .txt files: the string between documents; default: one document a file."""
+    stream: bool = False
+    """For data larger than memory: rows are tokenised once into shards on disk (`shards`) and read from there."""
+    max_rejected: float = Field(default=0.1, ge=0, le=1)
+    """Stop when a larger share of the rows than this cannot be used."""
+    licence: str | None = None
+    """Licence of its rows: an SPDX id (CC-BY-4.0, Apache-2.0, "MIT OR Apache-2.0"), or LicenseRef-... for terms of your
+    own. A row's own column `licence` (or license) counts before it."""
+    made: Literal["human", "machine"] | None = None
+    """Who wrote its answers or texts; a row's own column `made` counts before it."""
+    generator: str | None = None
+    """The model that wrote them, if one did; a row's own column `generator` counts before it."""
+    terms: str | None = None
+    """Terms of the generator's output, in a few words: "no competing models"."""
+    date: str | None = None
+    """When it was written or fetched (2026-11-21); a row's own column `date` counts before it."""
+    group: str | None = None
+    """The column whose value says which rows belong together (a customer, a thread, a document): they stay on one side
+    of every split. Default: what the reader knows (a thread, a document), else each row by itself."""

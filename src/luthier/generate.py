@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Sample, Tokens
@@ -253,13 +252,10 @@ def waves(
 def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, ends: Tensor) -> None:
     """Reads the prompts as one forest, then adds a token to every row at each step."""
     how = rows.how
-    read = [read_prompts(lm, prompts[start:stop]) for start, stop in pieces(prompts)]
-    lengths_B = torch.cat([piece.lengths_B for piece in read])
-    by_prompt = {layer: joined_left([piece.kept[layer] for piece in read]) for layer in read[0].kept}
-    hidden_BD = torch.cat([piece.hidden_BD for piece in read])
+    read = read_prompts(lm, prompts)
+    plan = DecodePlan(read.kept, read.lengths_B, rows.samples, how.max_new_tokens)
+    hidden_BD = read.hidden_BD
     del read
-    plan = DecodePlan(by_prompt, lengths_B, rows.samples, how.max_new_tokens)
-    del by_prompt
     logits_NV = logits_of(lm, hidden_BD).repeat_interleave(rows.samples, 0)
     for step in range(how.max_new_tokens):
         next_N = rows.draw(logits_NV, step, ends)
@@ -297,7 +293,35 @@ def pieces(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
 
 
 def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> Read:
-    """Reads some prompts as one forest."""
+    """Reads some prompts, as one forest at a time. Each forest's keys and values go to their place at once, so that
+    there are never two of them all."""
+    lengths: list[int] = []
+    hidden: list[Tensor] = []
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    for start, stop in pieces(prompts):
+        found, read, paths_b, last_D = read_forest(lm, prompts[start:stop])
+        lengths += map(len, paths_b)
+        hidden.append(last_D)
+        longest = found + max(map(len, prompts))
+        for layer in list(read):
+            k, v = read.pop(layer)
+            if layer not in kept:
+                # Values come in the arithmetic's own type; keys may not, where autocast let the rotation widen them.
+                kept[layer] = (
+                    v.new_zeros(len(prompts), k.shape[1], longest, k.shape[3]),
+                    v.new_zeros(len(prompts), v.shape[1], longest, v.shape[3]),
+                )
+            for b, path in enumerate(paths_b, start):
+                kept[layer][0][b, :, : len(path)] = k[0][:, path].to(v.dtype)
+                kept[layer][1][b, :, : len(path)] = v[0][:, path]
+    return Read(torch.tensor(lengths, device=lm.device), torch.cat(hidden), kept)
+
+
+def read_forest(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]]
+) -> tuple[int, dict[int, tuple[Tensor, Tensor]], list[Tensor], Tensor]:
+    """Reads some prompts as one forest: how many virtual keys stand before their tokens' own, every layer's keys and
+    values [1, Hkv, T, d], which of those each prompt sees, and its last hidden state [B, D]."""
     device, virtual = lm.device, virtual_of(lm.module, lm.core)
     batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -305,21 +329,7 @@ def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> Read:
     hidden_TD = forward(lm, plan, batch.ids_T, batch.pos_T, virtual)
     prefix_K = torch.arange(plan.lead, device=device)  # its keys are kept in front of the tokens' own
     path_B = [torch.cat([prefix_K, plan.lead + path]) for path in paths(batch)]
-    index_BL = pad_sequence(path_B, batch_first=True)
-    lengths_B = torch.tensor([len(path) for path in path_B], device=device)
-    by_prompt = {
-        layer: (k[0][:, index_BL].transpose(0, 1), v[0][:, index_BL].transpose(0, 1)) for layer, (k, v) in kept.items()
-    }
-    return Read(lengths_B, hidden_TD[batch.last_N], by_prompt)
-
-
-def joined_left(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Keys and values of several groups of prompts as one, the shorter ones filled up on the right."""
-    if len(parts) == 1:
-        return parts[0]
-    longest = max(k.shape[2] for k, _ in parts)
-    fill = lambda x: F.pad(x, (0, 0, 0, longest - x.shape[2]))  # noqa: E731
-    return torch.cat([fill(k) for k, _ in parts]), torch.cat([fill(v) for _, v in parts])
+    return len(path_B[0]) - len(prompts[0]), kept, path_B, hidden_TD[batch.last_N]
 
 
 def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor, virtual: Virtual = NOTHING) -> Tensor:

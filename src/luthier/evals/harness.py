@@ -53,13 +53,14 @@ class Harness(TemplateLM):
         self.loaded, self.tokenizer, self.lm = loaded, loaded.tokenizer, loaded.lm
         self.answers, self.watch, self.batch_tokens = answers or Answers(), watch, batch_tokens
         self.ends = sorted({self.eot_token_id, *loaded.end_ids})
+        self.room = room_of(self.lm)
         self.cut = 0
         """Requests longer than the model's context: cut on the left, and counted."""
 
     @property
     def max_length(self) -> int:
         """The model's context, in tokens."""
-        return room_of(self.lm)
+        return self.room
 
     @property
     def eot_token_id(self) -> int:

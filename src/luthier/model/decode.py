@@ -17,9 +17,9 @@ class DecodePlan:
     computes live rows only."""
 
     def __init__(self, prompts: dict[int, tuple[Tensor, Tensor]], lengths_B: Tensor, samples: int, room: int) -> None:
-        """`prompts`: layer -> keys, values [B, Hkv, L, d], left-aligned; `room`: most tokens a row may get."""
-        # Values come in the arithmetic's own type; keys may not, where autocast let the rotation widen them.
-        self.prompts = {layer: (k.to(v.dtype).contiguous(), v.contiguous()) for layer, (k, v) in prompts.items()}
+        """`prompts`: layer -> keys, values [B, Hkv, L, d], of one type, left-aligned; `room`: most tokens a row may
+        get."""
+        self.prompts = dict(prompts)
         self.lengths_B, self.room = lengths_B, room
         self.prompt_N = torch.arange(len(lengths_B), device=lengths_B.device).repeat_interleave(samples)
         self.step, self.widest = 0, samples
@@ -30,18 +30,15 @@ class DecodePlan:
 
     def keep(self, rows_N: Tensor) -> None:
         """Goes on with some of the rows only (indices, in order)."""
-        self.own = {
-            layer: (self._resized(k, rows_N, k.shape[2]), self._resized(v, rows_N, v.shape[2]))
-            for layer, (k, v) in self.own.items()
-        }
+        # Layer by layer, so that at no time there are two of all.
+        for layer, (k, v) in self.own.items():
+            self.own[layer] = (self._resized(k, rows_N, k.shape[2]), self._resized(v, rows_N, v.shape[2]))
         prompts_B, self.prompt_N = torch.unique_consecutive(self.prompt_N[rows_N], return_inverse=True)
         if len(prompts_B) < len(self.lengths_B):
             self.lengths_B = self.lengths_B[prompts_B]
             longest = int(self.lengths_B.max())
-            self.prompts = {
-                layer: (k[prompts_B, :, :longest].contiguous(), v[prompts_B, :, :longest].contiguous())
-                for layer, (k, v) in self.prompts.items()
-            }
+            for layer, (k, v) in self.prompts.items():
+                self.prompts[layer] = (k[prompts_B, :, :longest], v[prompts_B, :, :longest])
         counts_B = torch.bincount(self.prompt_N, minlength=len(self.lengths_B))
         self.widest = int(counts_B.max())
         first_B = counts_B.cumsum(0) - counts_B

@@ -243,11 +243,9 @@ def test_a_policy_names_every_source_it_refuses_the_largest_first():
     assert told[0] == (
         "data.chat: 214 rows may not be used commercially: CC-BY-NC-4.0 is for non-commercial purposes only."
     )
-    assert told[1] == "data.chat: 214 rows are under CC-BY-NC-4.0, which the recipe refuses (CC-BY-NC-*)."
+    assert told[1] == "data.chat: 214 rows under CC-BY-NC-4.0, which the recipe refuses (CC-BY-NC-*)."
     assert told[2].startswith("data.synth: whether 100 rows may be used commercially is not known: written by gpt-4o")
-    assert told[3] == (
-        "data.wiki: 50 rows are under CC-BY-SA-4.0, which must be passed on with them (share_alike: false)."
-    )
+    assert told[3] == ("data.wiki: 50 rows under CC-BY-SA-4.0, which must be passed on with them (share_alike: false).")
 
 
 def test_policies():

@@ -266,33 +266,40 @@ def verdict(provenances: Iterable[Provenance], cleared: Mapping[str, str] | None
 def refusals(found: Verdict, policy: LicencePolicy) -> list[str]:
     """Why a recipe's policy does not allow the rows, worst first, each naming the source; empty: it does.
     The verdict is made with the policy's `cleared`."""
-    wrong: list[tuple[int, str]] = []
-    for line in found.lines:
-        uses: list[str] = {"any": [], "commercial": ["commercial"], "share": ["commercial", "share"]}[policy.allow]
-        answers = {"commercial": line.terms.commercial, "share": line.terms.share}
-        why = "; ".join(line.why) or "the terms do not allow it"
-        words = {"commercial": "used commercially", "share": "passed on"}
-        if any(answers[use] is False for use in uses):
-            first = next(use for use in uses if answers[use] is False)
-            wrong.append((line.rows, f"data.{line.source}: {counted(line.rows)} may not be {words[first]}: {why}."))
-        elif policy.unclear == "refuse" and any(answers[use] is None for use in uses):
-            first = next(use for use in uses if answers[use] is None)
-            said = f"whether {counted(line.rows)} may be {words[first]} is not known: {why}."
-            wrong.append((line.rows, f"data.{line.source}: {said}"))
-        named = line.licence.names if line.licence else ()
-        for pattern in policy.refuse:
-            if any(fnmatchcase(name, pattern) or name == id_of(pattern) for name in named):
-                wrong.append((line.rows, f"data.{line.source}: {counted(line.rows)} are under {line.licence.id}, which "  # type: ignore[union-attr]
-                              f"the recipe refuses ({pattern})."))  # fmt: skip
-        if line.terms.share_alike and not policy.share_alike:
-            id_ = line.licence.id if line.licence else "terms"
-            wrong.append((line.rows, f"data.{line.source}: {counted(line.rows)} are under {id_}, which must be passed on "
-                          "with them (share_alike: false)."))  # fmt: skip
+    wrong = [(line.rows, f"data.{line.source}: {said}.") for line in found.lines for said in _refused(line, policy)]
     share = found.machine / found.rows if found.rows else 0.0
     if policy.machine_frac is not None and share > policy.machine_frac:
-        wrong.append((found.machine, f"{share:.1%} of the rows are written by machines, and at most "
-                      f"{policy.machine_frac:.1%} may be."))  # fmt: skip
+        at_most = f"at most {policy.machine_frac:.1%} may be"
+        wrong.append((found.machine, f"{share:.1%} of the rows are written by machines, and {at_most}."))
     return [said for _, said in sorted(wrong, key=lambda each: -each[0])]
+
+
+USES: dict[str, dict[str, str]] = {
+    "any": {},
+    "commercial": {"commercial": "used commercially"},
+    "share": {"commercial": "used commercially", "share": "passed on"},
+}
+
+
+def _refused(line: Line, policy: LicencePolicy) -> list[str]:
+    """What a policy has against rows of one kind."""
+    said, count = [], counted(line.rows)
+    answers = {"commercial": line.terms.commercial, "share": line.terms.share}
+    why = "; ".join(line.why) or "the terms do not allow it"
+    uses = USES[policy.allow]
+    if forbidden := [words for use, words in uses.items() if answers[use] is False]:
+        said.append(f"{count} may not be {forbidden[0]}: {why}")
+    elif policy.unclear == "refuse" and (unclear := [words for use, words in uses.items() if answers[use] is None]):
+        said.append(f"whether {count} may be {unclear[0]} is not known: {why}")
+    if line.licence is None:
+        return said
+    under = f"{count} under {line.licence.id or line.licence.written}"
+    for pattern in policy.refuse:
+        if any(fnmatchcase(name, pattern) or name == id_of(pattern) for name in line.licence.names):
+            said.append(f"{under}, which the recipe refuses ({pattern})")
+    if line.terms.share_alike and not policy.share_alike:
+        said.append(f"{under}, which must be passed on with them (share_alike: false)")
+    return said
 
 
 def allowed(found: Verdict, policy: LicencePolicy) -> bool:

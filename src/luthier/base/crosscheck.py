@@ -17,6 +17,7 @@ from luthier.base.benchmarks import check_benchmarks
 from luthier.base.curves import check_curve
 from luthier.base.errors import did_you_mean
 from luthier.base.judged import check_judge, judging_stage
+from luthier.base.made import made_by
 from luthier.base.mistakes import MistakesProbe, mistakes_problems
 from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
@@ -138,7 +139,7 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
 
 def check_supervised(at: Loc, stage: r.Pretrain | r.Sft, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
     """A stage that reads data sets reads some that are there, for one length of time."""
-    chosen = [stage_name(other) for other in earlier if other.kind == "best_of"]
+    chosen = made_by(earlier)
     if isinstance(stage.data, str):
         if stage.data not in chosen:
             yield from must_be_source((*at, "data"), stage.data, recipe)

@@ -114,3 +114,8 @@ def kind_name(value: Any) -> str:
     """JSON's word for a value's type, with its article."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def folded(text: str) -> str:
+    """Lower case, words only, one blank between them."""
+    return " ".join(re.findall(r"\w+", text.casefold()))

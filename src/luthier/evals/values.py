@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from luthier.data.text import folded
 from luthier.evals.sentences import ABBREVIATED
 
 Kind = Literal["number", "date", "name", "quote"]
@@ -246,11 +247,6 @@ def written(value: Value) -> str:
     if value.dimension in ("", "count"):
         return f"{value.size:.12g}"
     return f"{value.amount:.12g} {value.dimension}"
-
-
-def folded(text: str) -> str:
-    """Lower case, words only, one blank between them."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def mentions(text: str, name: str) -> bool:

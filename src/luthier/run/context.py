@@ -16,6 +16,7 @@ import torch
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path, only_reads, read_json
+from luthier.base.made import MAKES_DATA
 from luthier.base.nouns import Chat, Example, Pair, Text
 from luthier.base.objective import is_masked
 from luthier.base.pages import keep_freed_pages
@@ -68,9 +69,9 @@ class Context:
         return self.recipe_path.parent
 
     def dataset(self, name: str) -> Dataset:
-        """A source, read once; or what a best_of stage of that name kept."""
+        """A source, read once; or what a stage of that name made."""
         if name not in self.datasets:
-            made = [f for f in self.stages if f.kind == "best_of" and f.name == name]
+            made = [f for f in self.stages if f.kind in MAKES_DATA and f.name == name]
             if made and name not in self.recipe.data:
                 self.datasets[name] = kept_dataset(name, made[-1].path, made[-1].hash)
             else:

@@ -1,17 +1,19 @@
-"""Answers that a best_of stage kept, as a run has them: conversations, one a line, read back as a data set."""
+"""Data that a stage made, read back as a data set: the answers that best_of kept, or the records of a stage that
+curates or synthesises."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from luthier.base.files import write_jsonl
-from luthier.base.nouns import Chat, Example, Message
+from luthier.base.nouns import Chat, Example, Message, Pair, Text
 from luthier.data.dataset import Dataset
+from luthier.data.records import from_json
 
 SIDES = ("kept", "heldout")
-"""Files of the answers to a source's training prompts, and to its held-out ones."""
+"""Files of the rows to train on, and of those that are held out."""
 
 
 def write_kept(path: Path, chats: Sequence[Chat], scores: Sequence[float]) -> None:
@@ -31,20 +33,30 @@ def write_kept(path: Path, chats: Sequence[Chat], scores: Sequence[float]) -> No
 
 
 def read_kept(path: Path) -> list[Example]:
-    """What `write_kept` wrote; the score stands in `meta`."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [
-        Chat(tuple(Message(**m) for m in row["messages"]), row["origin"], tuple(row["accept"]), {"score": row["score"]})
-        for row in rows
-    ]
+    """What `write_kept` wrote, with the score in `meta`; or the examples of what `write_records` wrote."""
+    return [example_of(line) for line in lines_of(path)]
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8") as file:
+        yield from file
+
+
+def example_of(line: str) -> Example:
+    """One row of a stage's kept.jsonl or heldout.jsonl."""
+    row = json.loads(line)
+    if "provenance" in row:
+        return from_json(row).example
+    messages = tuple(Message(**message) for message in row["messages"])
+    return Chat(messages, row["origin"], tuple(row["accept"]), {"score": row["score"]})
 
 
 def kept_dataset(name: str, folder: Path, digest: str) -> Dataset:
-    """The answers of a finished best_of stage, whose hash is `digest`, as a source of that name."""
+    """What a finished stage made, whose hash is `digest`, as a source of that name."""
     train, heldout = (read_kept(folder / f"{side}.jsonl") for side in SIDES)
     return Dataset(
         name=name,
-        format="messages",
+        format=format_of([*train, *heldout]),
         train=train,
         heldout=heldout,
         rejected=[],
@@ -54,3 +66,9 @@ def kept_dataset(name: str, folder: Path, digest: str) -> Dataset:
         duplicates=0,
         notes=(),
     )
+
+
+def format_of(rows: Sequence[Example]) -> str:
+    """What a source of such rows would have been read as."""
+    kinds = {type(row) for row in rows}
+    return "text" if kinds == {Text} else "pairs" if kinds == {Pair} else "messages"

@@ -45,7 +45,7 @@ LIBRARIES = {
     "phonenumbers": ["data/curate/private.py"],
     "pypdfium2": ["data/readers/pdf.py"],
     "ray": ["data/curate/engine.py"],
-    "rensa": ["data/curate/near.py"],
+    "rensa": ["data/curate/signatures.py"],
     "trafilatura": ["data/readers/html.py"],
     "peft": ["model/tuners.py", "model/virtual.py"],
     "pyarrow": ["data/sources.py"],

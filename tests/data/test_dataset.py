@@ -96,7 +96,7 @@ def test_too_many_bad_rows_stop_with_each_kind_of_reason(tmp_path):
         ("a.jsonl", "", "not one usable row.\n  a.jsonl: the file is empty"),
         ("a.csv", "", "the file is empty"),
         ("a.parquet", "", "the file is empty"),
-        ("a.txt.gz", gzip.compress(b""), "the file is empty"),
+        ("a.txt.gz", gzip.compress(b"", mtime=0), "the file is empty"),
         ("a.jsonl", b"\x00\x9f\x92\xff" * 50 + b"\n\x01", "not one usable row.\n  a.jsonl:1: holds NUL bytes"),
         ("a.jsonl", b'{"messages": [{"role": "bot", "content": "x"}]}', "Map it: data.faq.roles: {bot: assistant}"),
         ("a.json", b'{"a": 1', "a.json:1: not JSON"),

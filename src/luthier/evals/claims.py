@@ -6,9 +6,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from luthier.base.stems import STOP
 from luthier.base.values import contains
 from luthier.evals.languages import NAMES
-from luthier.evals.support import STOP, stems
+from luthier.evals.support import stems
 from luthier.evals.values import folded, values, written
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")

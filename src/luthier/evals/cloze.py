@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from luthier.base.nouns import Chat
+from luthier.base.sentences import sentences
 from luthier.base.values import contains
-from luthier.evals.sentences import sentences
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel, score, sequence_sums
 from luthier.model.verify import room_of

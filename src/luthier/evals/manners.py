@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from luthier.evals.repetition import repeat
-from luthier.evals.sentences import sentences
+from luthier.base.repetition import repeat
+from luthier.base.sentences import sentences
 from luthier.evals.values import folded
 
 Follows = Callable[[str], bool]

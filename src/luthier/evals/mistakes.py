@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from luthier.base.errors import UserError
 from luthier.base.mistakes import Judging
+from luthier.base.repetition import loop, said_again
 from luthier.evals.claims import holds_value, named_language, off_topic, value_instead
 from luthier.evals.formats import Check, regex_check, schema_check, schema_of
 from luthier.evals.languages import installed, language_of
 from luthier.evals.refusals import declines
-from luthier.evals.repetition import loop, said_again
 from luthier.evals.spelling import Lexicon, misspelt, names_of, words_in
 from luthier.evals.support import unsupported
 from luthier.evals.unsafe import unsafe_spans

@@ -13,9 +13,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.base.nouns import Ask, Message
+from luthier.base.sentences import sentences
+from luthier.base.stems import POSSESSIVE, STARTERS, content_words
 from luthier.evals.refusals import declines
-from luthier.evals.sentences import sentences
-from luthier.evals.values import POSSESSIVE, STARTERS, TITLES, Value, folded, mentions, same, values
+from luthier.evals.values import TITLES, Value, folded, mentions, same, values
 
 LEAST_SHARE = 0.6
 """Share of a claim's content words that one place of the source must hold."""
@@ -60,14 +61,6 @@ NO_CLAIM = re.compile(
     re.IGNORECASE,
 )
 NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|cannot|n['’]t|\w+n['’]t)\b", re.IGNORECASE)
-STOP = STARTERS | frozenset(
-    re.findall(
-        r"\w+",
-        """am are been being be had has have having did doing done being go goes going got get gets getting make makes
-    made own than too very s t d ll re ve m per via off over under into onto upon away back there me him us them
-    his our could might must shall should would just even ever also much such same own""",
-    )
-)
 
 
 def claims(answer: str) -> list[str]:
@@ -82,32 +75,9 @@ def claims(answer: str) -> list[str]:
     ]
 
 
-def stem(word: str) -> str:
-    """A word without its commonest endings: "grinds", "grinding" and "ground" are two stems, not three."""
-    for ending, put in (
-        ("ies", "y"),
-        ("ing", ""),
-        ("edly", ""),
-        ("ed", ""),
-        ("es", ""),
-        ("s", ""),
-        ("ly", ""),
-        ("e", ""),
-    ):
-        if word.endswith(ending) and len(word) - len(ending) >= 3 and not (ending == "s" and word.endswith("ss")):
-            return word[: len(word) - len(ending)] + put
-    return word
-
-
 def stems(text: str, without: Sequence[Value] = ()) -> dict[str, str]:
     """Content words by their stem, as they are written; values' own words are left out."""
-    aside = {word for value in without for word in folded(value.text).split()}
-    words = re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", POSSESSIVE.sub("", text))
-    return {
-        stem(word.casefold()): word
-        for word in words
-        if word.casefold() not in STOP and word.casefold() not in aside and len(word) > 1
-    }
+    return content_words(text, {word for value in without for word in folded(value.text).split()})
 
 
 class Place(NamedTuple):

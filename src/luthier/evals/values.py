@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from luthier.base.sentences import ABBREVIATED
+from luthier.base.stems import POSSESSIVE, STARTERS
 from luthier.data.text import folded
-from luthier.evals.sentences import ABBREVIATED
 
 Kind = Literal["number", "date", "name", "quote"]
 
@@ -93,22 +94,6 @@ NAME = re.compile(
     rf"{_CAPITAL}(?:\s+(?:(?:of|de|van|von|der|du|la|le)\s+(?:the\s+)?)?(?:{_CAPITAL}|\d+\b(?![.,:]\d|\s?(?:{_UNIT})\b)))*"
 )
 """Capitalised words, and numbers behind them that have no unit: "Corvus 90", but "Ask 14 days ahead"."""
-STARTERS = frozenset(
-    re.findall(
-        r"\w+",
-        """a about above according after again all also although an and another any anyone as at because before below
-    besides between both but by can certainly could currently dear did do does during each either even every everyone
-    finally first for from further generally great hello here hi how however i if in indeed instead is it its just last
-    later let like many may maybe more moreover most much my neither next no none nor not note nothing now of often on
-    once one only or other our out over overall people perhaps please rather second several she should similarly since
-    so some sometimes soon still such sure thank thanks that the their them then there therefore these they third this
-    those though through thus to today together tomorrow under unfortunately unless unlike until up usually was we well
-    were what when where whether which while who whose why will with within without would yes yesterday yet you your he
-    his her""",
-    )
-)
-"""Words that begin a sentence in capitals and are no names."""
-POSSESSIVE = re.compile(r"['’]s\b")
 TITLES = frozenset({"mr", "mrs", "ms", "miss", "dr", "prof", "professor", "sir", "lady", "st", "the", "a", "an"})
 
 

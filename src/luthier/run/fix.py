@@ -19,10 +19,10 @@ from luthier.base.files import read_json, write_jsonl, write_text
 from luthier.base.mistakes import MistakesProbe
 from luthier.base.nouns import Chat
 from luthier.base.recipe import Recipe
+from luthier.base.repetition import without_repeats
+from luthier.base.sentences import pieces
 from luthier.evals.claims import holds_value
 from luthier.evals.mistakes import DETECTORS, Facts, Finding, How, categories_of, judge
-from luthier.evals.repetition import without_repeats
-from luthier.evals.sentences import pieces
 from luthier.evals.spelling import corrected
 from luthier.run.fix_page import worklist_page
 from luthier.run.mistakes import examples, judging_of, nearest_rows, trained_on

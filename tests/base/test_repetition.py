@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.evals.repetition import loop, repeat, said_again, without_repeats
+from luthier.base.repetition import loop, repeat, said_again, without_repeats
 
 
 @pytest.mark.parametrize(

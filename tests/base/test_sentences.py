@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.evals.sentences import pieces, sentences
+from luthier.base.sentences import pieces, sentences
 
 
 def test_sentences_end_where_they_end():

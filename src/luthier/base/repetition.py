@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.evals.sentences import pieces
+from luthier.base.sentences import pieces
 
 LONGEST_PHRASE = 80
 """Words of a phrase whose return is looked for."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from architectures import FOREST, ROWS, tiny
 from luthier.base.errors import UserError
@@ -48,6 +50,34 @@ def test_a_row_does_not_depend_on_its_neighbours(kind):
     assert len({s.ids for s in together[0]}) > 1  # samples of one prompt differ
     other = sample(lm, PROMPTS, Sampling(max_new_tokens=20, seed=8), [2], decode, samples=3)
     assert [[s.ids for s in g] for g in other] != [[s.ids for s in g] for g in together]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt_oss"])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_rows_that_end_make_room_for_others_and_change_nothing(kind, data):
+    """However many grow at once, and whenever they end or meet a stop: each row's tokens are those it has alone."""
+    lm, _ = CACHED.setdefault(kind, choose_layout(tiny(kind)))
+    prompts = data.draw(st.lists(st.lists(st.integers(3, 90), min_size=1, max_size=30), min_size=1, max_size=9))
+    G, seed = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 9))
+    penalty = data.draw(st.sampled_from([1.0, 1.2]))
+    how = Sampling(max_new_tokens=data.draw(st.integers(1, 40)), seed=seed, repetition_penalty=penalty)
+    ends = list(range(3, 3 + data.draw(st.integers(0, 12))))
+    stops = data.draw(st.sampled_from([(), ("7",), ("40 ", "1 2")]))
+    most, tokens = data.draw(st.integers(1, 12)), data.draw(st.sampled_from([None, 60, 200]))
+    told, counted = [], []
+    found = sample(
+        lm, prompts, how, ends, decode, G, most, counted.append, stops, tokens, lambda done: told.extend(done)
+    )
+    assert dict(told) == dict(enumerate(found)) and len(told) == len(prompts)
+    assert counted[-1] == len(prompts) * G and counted == sorted(counted)
+    for r, group in enumerate(sample(lm, prompts, how, ends, decode, G, 10**6, stops=stops)):
+        for one, other in zip(group, found[r], strict=True):
+            assert (one.ids, one.text, one.stopped) == (other.ids, other.text, other.stopped)
+            np.testing.assert_allclose(one.logps, other.logps, atol=2e-5)
+
+
+CACHED = {}
 
 
 def test_sampled_logps_are_those_of_the_temperature():

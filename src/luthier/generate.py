@@ -16,20 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.base.errors import UserError
-from luthier.base.nouns import Sample, Tokens
-from luthier.model.attention import ForestPlan, using
+from luthier.base.nouns import Sample
 from luthier.model.decode import DecodePlan
+from luthier.model.prefill import forward, read_prompts
 from luthier.model.score import LanguageModel, logits_of
 from luthier.model.verify import room_of
-from luthier.model.virtual import NOTHING, Virtual, virtual_of
-from luthier.tokens.pack import forest, paths
 
 BLOCK = 128
 """Tokens of the vocabulary that are summed together when one is drawn."""
-READ_TOKENS = 8192
-"""Most tokens of prompts that are read at once."""
 DROP_BELOW = 5 / 6
 """Share of the computed rows still growing at which the others are let go."""
+REFILL = 1 / 4
+"""Share of the rows that there is room for at which new ones are taken in."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Stops(NamedTuple):
 
 
 class Rows:
-    """The state of N = B·G rows while they grow: which ids they have, and what they drew."""
+    """The state of N = B·G rows: which ids they have, what they drew, and which of them grow."""
 
     def __init__(
         self,
@@ -67,55 +65,67 @@ class Rows:
         first_row: int,
         samples: int,
         how: Sampling,
-        vocab: int,
-        device: torch.device,
-        context: int,
+        lm: LanguageModel,
         stops: Stops = Stops(),  # noqa: B008  # immutable
     ) -> None:
-        self.how, self.samples, n = how, samples, len(prompts) * samples
-        self.stops = stops
-        # Row r of the whole call draws from its own stream, so its text does not depend on how rows are batched.
-        uniform = (
-            [
-                np.random.Generator(np.random.Philox(key=[how.seed, first_row + r])).random(how.max_new_tokens)
-                for r in range(n)
-            ]
-            if how.temperature > 0
-            else [np.zeros(how.max_new_tokens)] * n
-        )
-        self.uniform = torch.from_numpy(np.stack(uniform)).to(device)
+        self.how, self.prompts, self.samples, self.stops = how, prompts, samples, stops
+        self.first_row, n, device = first_row, len(prompts) * samples, lm.device
+        self.uniform = torch.zeros(n, how.max_new_tokens, device=device, dtype=torch.float64)
         self.ids = torch.zeros(n, how.max_new_tokens, dtype=torch.int64, device=device)
         self.logps = torch.zeros(n, how.max_new_tokens, device=device)
         self.length = torch.zeros(n, dtype=torch.int64, device=device)
         self.ended = torch.zeros(n, dtype=torch.bool, device=device)
         self.halted = torch.zeros(n, dtype=torch.bool, device=device)
         """Rows that met a stop string."""
-        rooms = [context - len(prompt) for prompt in prompts]
-        self.room = torch.tensor(rooms, device=device).repeat_interleave(samples)
-        """Tokens until the context is full: no row grows beyond it."""
-        self.least_room = min(rooms)
-        self.alive = torch.arange(n, device=device)
-        """Rows that the model still computes, in order; some of them may have ended already."""
-        self.seen: Tensor | None = None
-        if how.repetition_penalty != 1.0:
-            self.seen = torch.zeros(n, vocab, dtype=torch.bool, device=device)
-            for r in range(n):
-                self.seen[r, list(prompts[r // samples])] = True
+        context = room_of(lm)
+        room = torch.tensor([context - len(prompt) for prompt in prompts], device=device).repeat_interleave(samples)
+        self.room = room.clamp(max=how.max_new_tokens)
+        """Tokens until a row has all that it may have, or the context is full: no row grows beyond it."""
+        self.alive = torch.zeros(0, dtype=torch.int64, device=device)
+        """Rows that the model computes, in order; some of them may have ended already."""
+        self.age = torch.zeros(0, dtype=torch.int64, device=device)
+        """Tokens that the model has been asked for in each of those."""
+        vocab = lm.core.config.vocab_size if how.repetition_penalty != 1.0 else 0
+        self.seen = torch.zeros(0, vocab, dtype=torch.bool, device=device)
+        """Of each of those rows: which tokens it has, where that is asked for [N, V]."""
 
-    def draw(self, logits_NV: Tensor, step: int, end_ids: Tensor) -> Tensor:
+    def admit(self, start: int, stop: int) -> None:
+        """The rows of prompts `start:stop` begin to grow."""
+        fresh = range(start * self.samples, stop * self.samples)
+        self.alive = torch.cat([self.alive, torch.tensor(fresh, device=self.alive.device)])
+        self.age = torch.cat([self.age, self.age.new_zeros(len(fresh))])
+        if self.how.temperature > 0:
+            # Row r of the whole call draws from its own stream, so its text does not depend on how rows are batched.
+            for r in fresh:
+                stream = np.random.Generator(np.random.Philox(key=[self.how.seed, self.first_row + r]))
+                self.uniform[r] = torch.from_numpy(stream.random(self.how.max_new_tokens))
+        seen = self.seen.new_zeros(len(fresh), self.seen.shape[1])
+        if self.how.repetition_penalty != 1.0:
+            for n, r in enumerate(fresh):
+                seen[n, list(self.prompts[r // self.samples])] = True
+        self.seen = torch.cat([self.seen, seen])
+
+    def draw(self, logits_NV: Tensor, end_ids: Tensor) -> Tensor:
         """Draws the next token of every live row, records it where the row has not ended, and returns it [N]."""
-        rows = self.alive
-        drawn = choose(logits_NV, self.uniform[rows, step], self.how, None if self.seen is None else self.seen[rows])
+        rows, penalised = self.alive, self.how.repetition_penalty != 1.0
+        at = self.length[rows].clamp(max=self.how.max_new_tokens - 1)
+        drawn = choose(logits_NV, self.uniform[rows, at], self.how, self.seen if penalised else None)
         going = ~self.over()[rows]
-        self.ids[rows[going], step] = drawn.token_N[going]
-        self.logps[rows[going], step] = drawn.logp_N[going]
-        self.length[rows[going]] += 1
-        self.ended[rows[going]] = torch.isin(drawn.token_N[going], end_ids)
-        if self.seen is not None:
-            self.seen[rows, drawn.token_N] = True
+        self.age += 1
+        rows, at = rows[going], at[going]
+        self.ids[rows, at] = drawn.token_N[going]
+        self.logps[rows, at] = drawn.logp_N[going]
+        self.length[rows] += 1
+        self.ended[rows] = torch.isin(drawn.token_N[going], end_ids)
+        if penalised:
+            self.seen[torch.arange(len(self.alive), device=self.alive.device), drawn.token_N] = True
         if self.stops.strings:
-            for r in rows[going].tolist():
-                self.halted[r] = self.stops.met(self.ids[r, : step + 1].tolist())
+            longest = max(len(string.encode()) for string in self.stops.strings) + 1
+            tails = self.ids[
+                rows[:, None], (at[:, None] - torch.arange(longest - 1, -1, -1, device=at.device)).clamp(min=0)
+            ]
+            for r, n, tail in zip(rows.tolist(), at.tolist(), tails.tolist(), strict=True):
+                self.halted[r] = self.stops.met(tail[max(0, longest - n - 1) :])
         return drawn.token_N
 
     def unfinished(self) -> Tensor:
@@ -123,12 +133,16 @@ class Rows:
         return torch.nonzero(~self.over()[self.alive]).squeeze(1)
 
     def over(self) -> Tensor:
-        """Whether each row has ended, met a stop string, or filled the context."""
+        """Whether each row has ended, met a stop string, or has all the tokens that it may have."""
         return self.ended | self.halted | (self.length >= self.room)
+
+    def crowded(self) -> bool:
+        """Whether a row that is still computed would grow beyond the context or the limit."""
+        return bool((self.age >= self.room[self.alive]).any())
 
     def keep(self, rows_N: Tensor) -> None:
         """Stops computing all other rows."""
-        self.alive = self.alive[rows_N]
+        self.alive, self.age, self.seen = self.alive[rows_N], self.age[rows_N], self.seen[rows_N]
 
 
 class Drawn(NamedTuple):
@@ -195,15 +209,52 @@ def sample(
     max_rows: int = 256,
     progress: Callable[[int], None] = lambda rows: None,
     stops: Sequence[str] = (),
+    max_tokens: int | None = None,
+    finished: Callable[[list[tuple[int, list[Sample]]]], None] = lambda done: None,
 ) -> list[list[Sample]]:
     """Draws `samples` completions of each prompt (token ids), returned in the prompts' order.
 
     A row ends at the first of `end_ids`, which stays its last id, where it has written one of the strings `stops`, at
     `max_new_tokens`, or where it fills the model's context. `logps` are log-probs in nats under
-    softmax(logits / temperature) (temperature 1 when greedy). At most `max_rows` rows grow at once; `progress` hears
-    how many are done. Raises ValueError on an empty prompt, UserError for an encoder, and for a prompt that leaves no
-    room.
+    softmax(logits / temperature) (temperature 1 when greedy). At most `max_rows` rows grow at once, with `max_tokens`
+    tokens read and still to be written between them; rows that end make room for the next (of models that are not
+    computed as forests all rows must end first). `progress` hears how many are done, `finished` which prompts (index,
+    samples), as soon as they are. Raises ValueError on an empty prompt, UserError for an encoder, and for a prompt that
+    leaves no room.
     """
+    check_prompts(lm, prompts)
+    was_training = lm.module.training
+    lm.module.eval()
+    ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=lm.device)
+    halts = Stops(tuple(stops), decode)
+    found: list[list[Sample]] = [[] for _ in prompts]
+    told = 0
+
+    def tell(first: int, rows: Rows, done: Sequence[int]) -> None:
+        """Some prompts' rows, of those that stand in `rows`, have all ended."""
+        nonlocal told
+        for b, group in zip(done, collect(rows, done, decode), strict=True):
+            found[first + b] = group
+        told += len(done)
+        progress(told * samples)
+        finished([(first + b, found[first + b]) for b in done])
+
+    try:
+        if lm.layout == "forest":
+            rows = Rows(prompts, 0, samples, how, lm, halts)
+            grow_forest(lm, rows, ends, Most(max_rows, max_tokens), lambda done: tell(0, rows, done))
+        else:
+            for start, stop in waves(prompts, samples, max_rows):
+                rows = Rows(prompts[start:stop], start * samples, samples, how, lm, halts)
+                grow_rows(lm, rows, ends)
+                tell(start, rows, range(stop - start))
+    finally:
+        lm.module.train(was_training)
+    return found
+
+
+def check_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
+    """Raises what `sample` does of a model or of prompts that nothing can be drawn from."""
     if lm.encoder is not None:
         raise UserError(
             f"{type(lm.core).__name__} is an encoder: it fills masks and cannot write. Ask it with fill_mask or "
@@ -214,161 +265,109 @@ def sample(
     context = room_of(lm)
     if (longest := max(map(len, prompts), default=0)) >= context:
         raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}. Shorten it.")
-    was_training = lm.module.training
-    lm.module.eval()
-    grow = grow_forest if lm.layout == "forest" else grow_rows
-    ends = torch.tensor(sorted(end_ids), dtype=torch.int64, device=lm.device)
-    found: list[list[Sample]] = []
-    try:
-        for start, stop in waves(prompts, samples, max_rows, equal_lengths=lm.layout == "rows"):
-            wave = prompts[start:stop]
-            halts = Stops(tuple(stops), decode)
-            rows = Rows(wave, start * samples, samples, how, lm.core.config.vocab_size, lm.device, context, halts)
-            grow(lm, wave, rows, ends)
-            found.extend(collect(rows, wave, decode))
-            progress(len(found) * samples)
-    finally:
-        lm.module.train(was_training)
-    return found
 
 
-def waves(
-    prompts: Sequence[Sequence[int]], samples: int, max_rows: int, equal_lengths: bool
-) -> Iterator[tuple[int, int]]:
-    """Runs `start:stop` of prompts that grow together; of one length where the model cannot mix lengths."""
+def waves(prompts: Sequence[Sequence[int]], samples: int, max_rows: int) -> Iterator[tuple[int, int]]:
+    """Runs `start:stop` of prompts of one length that grow together, where the model cannot mix lengths."""
     start = 0
     while start < len(prompts):
         stop = start + 1
         while (
             stop < len(prompts)
             and (stop + 1 - start) * samples <= max_rows
-            and not (equal_lengths and len(prompts[stop]) != len(prompts[start]))
+            and len(prompts[stop]) == len(prompts[start])
         ):
             stop += 1
         yield start, stop
         start = stop
 
 
-def grow_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, ends: Tensor) -> None:
-    """Reads the prompts as one forest, then adds a token to every row at each step."""
-    how = rows.how
-    read = read_prompts(lm, prompts)
-    plan = DecodePlan(read.kept, read.lengths_B, rows.samples, how.max_new_tokens)
-    hidden_BD = read.hidden_BD
-    del read
-    logits_NV = logits_of(lm, hidden_BD).repeat_interleave(rows.samples, 0)
-    for step in range(how.max_new_tokens):
-        next_N = rows.draw(logits_NV, step, ends)
+class Most(NamedTuple):
+    """What may be in memory at once: rows, and tokens of their prompts and answers."""
+
+    rows: int
+    tokens: int | None
+
+    def next(self, rows: Rows, start: int, live: Sequence[int]) -> int:
+        """Up to which prompt, from `start` on, there is room beside the rows `live`; `start` where it is not worth the
+        while yet: taking rows in copies the others' keys."""
+        stop, G = start, rows.samples
+        lengths = [len(rows.prompts[b]) for b in {r // G for r in live}]
+        longest, room = max(lengths, default=0), self.rows
+        while stop < len(rows.prompts):
+            longest = max(longest, len(rows.prompts[stop]))
+            if self.tokens is not None:
+                room = min(self.rows, self.tokens // (longest + rows.how.max_new_tokens))
+            if len(live) + (stop + 1 - start) * G > max(room, G):
+                break
+            stop += 1
+        worth = not live or stop == len(rows.prompts) or (stop - start) * G >= REFILL * room
+        return stop if worth else start
+
+
+def grow_forest(lm: LanguageModel, rows: Rows, ends: Tensor, most: Most, tell: Callable[[Sequence[int]], None]) -> None:
+    """Adds a token to every live row at each step. Prompts are read, as a forest, when others have made room for them
+    (continuous batching); `tell` hears of those whose rows have all ended."""
+    plan = DecodePlan(rows.samples, rows.how.max_new_tokens)
+    count, taken, stop = len(rows.prompts), 0, most.next(rows, 0, [])
+    told_B = torch.zeros(count, dtype=torch.bool, device=lm.device)
+    logits_NV: Tensor | None = None
+    while stop > taken or len(rows.alive):
+        if stop > taken:
+            read = read_prompts(lm, rows.prompts[taken:stop])
+            plan.admit(read.kept, read.lengths_B)
+            rows.admit(taken, stop)
+            fresh_NV = logits_of(lm, read.hidden_BD).repeat_interleave(rows.samples, 0)
+            logits_NV, taken = fresh_NV if logits_NV is None else torch.cat([logits_NV, fresh_NV]), stop
+        assert logits_NV is not None
+        next_N = rows.draw(logits_NV, ends)
         going_N = rows.unfinished()
-        if len(going_N) == 0 or step + 1 == how.max_new_tokens:
-            return
-        # Letting rows go copies the others' keys: worth it once some have ended. One that fills the context must go.
-        enough = DROP_BELOW if step + 1 < rows.least_room else 1
-        if len(going_N) < len(rows.alive) and len(going_N) <= len(rows.alive) * enough:
-            next_N = next_N[going_N]
-            plan.keep(going_N)
-            rows.keep(going_N)
-        logits_NV = logits_of(lm, forward(lm, plan, next_N, plan.positions()))
-        plan.advance()
+        if len(going_N) < len(rows.alive):
+            over_B = rows.over().view(count, rows.samples).all(1)
+            if done := torch.nonzero(over_B & ~told_B).squeeze(1).tolist():
+                told_B = over_B
+                tell(done)
+            stop = most.next(rows, taken, rows.alive[going_N].tolist())
+            # Letting rows go copies the others' keys: worth it once some have ended.
+            if len(going_N) <= len(rows.alive) * DROP_BELOW or stop > taken or rows.crowded():
+                next_N = next_N[going_N]
+                plan.keep(going_N)
+                rows.keep(going_N)
+        logits_NV = None
+        if len(rows.alive):
+            logits_NV = logits_of(lm, forward(lm, plan, next_N, plan.positions()))
+            plan.advance()
 
 
-class Read(NamedTuple):
-    """What reading some prompts left behind: each one's length, its last hidden state, and every layer's keys and
-    values [B, Hkv, L, d], left-aligned."""
-
-    lengths_B: Tensor
-    hidden_BD: Tensor
-    kept: dict[int, tuple[Tensor, Tensor]]
-
-
-def pieces(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
-    """Runs `start:stop` of prompts that are read together: of at most READ_TOKENS tokens."""
-    start = size = 0
-    for at, prompt in enumerate(prompts):
-        if at > start and size + len(prompt) > READ_TOKENS:
-            yield start, at
-            start, size = at, 0
-        size += len(prompt)
-    yield start, len(prompts)
-
-
-def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> Read:
-    """Reads some prompts, as one forest at a time. Each forest's keys and values go to their place at once, so that
-    there are never two of them all."""
-    lengths: list[int] = []
-    hidden: list[Tensor] = []
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
-    for start, stop in pieces(prompts):
-        found, read, paths_b, last_D = read_forest(lm, prompts[start:stop])
-        lengths += map(len, paths_b)
-        hidden.append(last_D)
-        longest = found + max(map(len, prompts))
-        for layer in list(read):
-            k, v = read.pop(layer)
-            if layer not in kept:
-                # Values come in the arithmetic's own type; keys may not, where autocast let the rotation widen them.
-                kept[layer] = (
-                    v.new_zeros(len(prompts), k.shape[1], longest, k.shape[3]),
-                    v.new_zeros(len(prompts), v.shape[1], longest, v.shape[3]),
-                )
-            for b, path in enumerate(paths_b, start):
-                kept[layer][0][b, :, : len(path)] = k[0][:, path].to(v.dtype)
-                kept[layer][1][b, :, : len(path)] = v[0][:, path]
-    return Read(torch.tensor(lengths, device=lm.device), torch.cat(hidden), kept)
-
-
-def read_forest(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]]
-) -> tuple[int, dict[int, tuple[Tensor, Tensor]], list[Tensor], Tensor]:
-    """Reads some prompts as one forest: how many virtual keys stand before their tokens' own, every layer's keys and
-    values [1, Hkv, T, d], which of those each prompt sees, and its last hidden state [B, D]."""
-    device, virtual = lm.device, virtual_of(lm.module, lm.core)
-    batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
-    plan = ForestPlan(batch, keep=kept, prefix=virtual.prefix)
-    hidden_TD = forward(lm, plan, batch.ids_T, batch.pos_T, virtual)
-    prefix_K = torch.arange(plan.lead, device=device)  # its keys are kept in front of the tokens' own
-    path_B = [torch.cat([prefix_K, plan.lead + path]) for path in paths(batch)]
-    return len(path_B[0]) - len(prompts[0]), kept, path_B, hidden_TD[batch.last_N]
-
-
-def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor, virtual: Virtual = NOTHING) -> Tensor:
-    """Final hidden states [T, D] under a plan; `virtual` tokens are the first of a batch that is below them."""
-    with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32), using(plan):
-        out = lm.backbone(
-            **virtual.inputs(lm.core, ids_T),
-            position_ids=pos_T[None],
-            attention_mask=torch.ones_like(ids_T)[None],
-            use_cache=False,
-        )
-    return out.last_hidden_state[0]
-
-
-def grow_rows(lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: Rows, ends: Tensor) -> None:
+def grow_rows(lm: LanguageModel, rows: Rows, ends: Tensor) -> None:
     """For architectures that do not attend by a plan: prompts of equal length, the library's own cache, no padding
     (padding changes what recurrent layers see)."""
-    ids_NL = torch.tensor([list(p) for p in prompts], device=lm.device).repeat_interleave(rows.samples, 0)
+    rows.admit(0, len(rows.prompts))
+    ids_NL = torch.tensor([list(p) for p in rows.prompts], device=lm.device).repeat_interleave(rows.samples, 0)
     carried: dict[str, Any] = {"use_cache": True, "attention_mask": torch.ones_like(ids_NL)}
     fresh_NL = ids_NL
-    for step in range(rows.how.max_new_tokens):
+    while True:
         inputs = lm.core.prepare_inputs_for_generation(
-            ids_NL, next_sequence_length=fresh_NL.shape[1], is_first_iteration=step == 0, **carried
+            ids_NL,
+            next_sequence_length=fresh_NL.shape[1],
+            is_first_iteration=fresh_NL is ids_NL,
+            **carried,
         )
         out = lm.module(**inputs)
-        fresh_NL = rows.draw(out.logits[:, -1].float(), step, ends)[:, None]
+        fresh_NL = rows.draw(out.logits[:, -1].float(), ends)[:, None]
         if len(rows.unfinished()) == 0:
             return
         ids_NL = torch.cat([ids_NL, fresh_NL], dim=1)
         carried = lm.core._update_model_kwargs_for_generation(out, carried)
 
 
-def collect(rows: Rows, prompts: Sequence[Sequence[int]], decode: Callable[[Sequence[int]], str]) -> list[list[Sample]]:
-    """The finished rows as Samples, by prompt."""
-    ids, logps = rows.ids.tolist(), rows.logps.tolist()
-    lengths, ended = rows.length.tolist(), rows.ended.tolist()
-    found: list[list[Sample]] = [[] for _ in prompts]
-    for r, (n, stopped) in enumerate(zip(lengths, ended, strict=True)):
-        prompt = prompts[r // rows.samples]
-        text = decode(ids[r][: n - 1] if stopped else ids[r][:n])
-        found[r // rows.samples].append(Sample(tuple(prompt), tuple(ids[r][:n]), tuple(logps[r][:n]), text, stopped))
-    return found
+def collect(rows: Rows, done: Sequence[int], decode: Callable[[Sequence[int]], str]) -> Iterator[list[Sample]]:
+    """The finished rows of some prompts as Samples."""
+    for b in done:
+        of = slice(b * rows.samples, (b + 1) * rows.samples)
+        ids, logps, prompt = rows.ids[of].tolist(), rows.logps[of].tolist(), tuple(rows.prompts[b])
+        found = []
+        for r, (n, stopped) in enumerate(zip(rows.length[of].tolist(), rows.ended[of].tolist(), strict=True)):
+            text = decode(ids[r][: n - 1] if stopped else ids[r][:n])
+            found.append(Sample(prompt, tuple(ids[r][:n]), tuple(logps[r][:n]), text, stopped))
+        yield found

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from luthier.base.nouns import Sample
 from luthier.evals.engine import Answers, Watch, Work
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel
 
-WAVE_ROWS = 64
+MOST_ROWS = 64
 """Most rows that grow together."""
-WAVE_TOKENS = 32768
+MOST_TOKENS = 32768
 """Most tokens, read and written, whose keys and values are in memory at once."""
 
 
@@ -52,17 +54,29 @@ def complete(
     decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
     most = [(len(one.ids) + one.how.max_new_tokens, one.how.max_new_tokens) for one in left.values()]
     watch.plan(Work(len(left), sum(tokens for tokens, _ in most), sum(written for _, written in most)))
-    for wave in waves(left):
-        first = wave[0][1]
+    for group in groups(left):
+        first = group[0][1]
         # A stop string may be the text of a special token, which `decode` leaves out.
         specials = {text for text in first.until if text in tokenizer.get_vocab()}
         ends = sorted({*end_ids, *(tokenizer.convert_tokens_to_ids(text) for text in specials)})
-        stops = [text for text in first.until if text and text not in specials]
-        drawn = sample(lm, [one.ids for _, one in wave], first.how, ends, decode, max_rows=len(wave), stops=stops)
-        texts = [before_stop(group[0].text, first.until) for group in drawn]
-        answers.add({key: text for (key, _), text in zip(wave, texts, strict=True)})
-        written = sum(len(group[0].ids) for group in drawn)
-        watch.done(Work(len(wave), sum(len(one.ids) for _, one in wave) + written, written))
+
+        def finished(done: list[tuple[int, list[Sample]]], group: list[tuple[str, Completion]] = group) -> None:
+            """Some of the requests are answered: kept before the next are."""
+            answers.add({group[at][0]: before_stop(one.text, group[at][1].until) for at, (one,) in done})
+            written = sum(len(one.ids) for _, (one,) in done)
+            watch.done(Work(len(done), sum(len(group[at][1].ids) for at, _ in done) + written, written))
+
+        sample(
+            lm,
+            [one.ids for _, one in group],
+            first.how,
+            ends,
+            decode,
+            max_rows=MOST_ROWS,
+            max_tokens=MOST_TOKENS,
+            stops=[text for text in first.until if text and text not in specials],
+            finished=finished,
+        )
     return [answers.known[key] for key in keys]
 
 
@@ -74,18 +88,7 @@ def before_stop(text: str, until: Sequence[str]) -> str:
     return text
 
 
-def waves(left: dict[str, Completion]) -> Iterator[list[tuple[str, Completion]]]:
-    """Requests that grow together: drawn alike, the longest first, as many as memory is meant to hold."""
+def groups(left: dict[str, Completion]) -> list[list[tuple[str, Completion]]]:
+    """Requests that grow together: drawn alike; the longest first, so that what does not fit is met at once."""
     order = sorted(left.items(), key=lambda item: (str(item[1][1:]), -len(item[1].ids), item[0]))
-    wave: list[tuple[str, Completion]] = []
-    for key, one in order:
-        if wave:
-            first = wave[0][1]
-            size = len(first.ids) + first.how.max_new_tokens
-            full = len(wave) == WAVE_ROWS or size * (len(wave) + 1) > WAVE_TOKENS
-            if full or first[1:] != one[1:]:
-                yield wave
-                wave = []
-        wave.append((key, one))
-    if wave:
-        yield wave
+    return [list(group) for _, group in groupby(order, key=lambda item: str(item[1][1:]))]

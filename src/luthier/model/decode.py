@@ -14,41 +14,73 @@ FIRST_ROOM = 32
 class DecodePlan:
     """One new token for each of N rows, which stand in the order of their prompts. A row attends to its prompt's keys,
     stored and read once for all its samples, and to its own. Rows that have ended are let go one by one: the model
-    computes live rows only."""
+    computes live rows only; new ones may join at any step."""
 
-    def __init__(self, prompts: dict[int, tuple[Tensor, Tensor]], lengths_B: Tensor, samples: int, room: int) -> None:
-        """`prompts`: layer -> keys, values [B, Hkv, L, d], of one type, left-aligned; `room`: most tokens a row may
-        get."""
-        self.prompts = dict(prompts)
-        self.lengths_B, self.room = lengths_B, room
-        self.prompt_N = torch.arange(len(lengths_B), device=lengths_B.device).repeat_interleave(samples)
-        self.step, self.widest = 0, samples
+    def __init__(self, samples: int, room: int) -> None:
+        """`samples`: rows of a prompt; `room`: most tokens a row may get."""
+        self.samples, self.room = samples, room
+        self.prompts: dict[int, tuple[Tensor, Tensor]] = {}
+        """Layer -> keys, values of the prompts [B, Hkv, L, d], of one type, left-aligned."""
+        self.lengths_B = self.prompt_N = self.start_N = torch.zeros(0, dtype=torch.int64)
+        """Of each prompt its length; of each row its prompt, and the step at which it joined."""
+        self.step = self.widest = 0
         self.own: dict[int, tuple[Tensor, Tensor]] = {}
+        """Layer -> keys, values of the rows' own tokens [N, Hkv, steps, d]; before a row joined, zeros."""
         self.seen: dict[Allowed | None, Tensor | None] = {}
         self.place_N: Tensor | None = None
         """Where each row stands in the rectangle [B, widest] of prompts and their rows; None: they fill it."""
 
+    def admit(self, prompts: dict[int, tuple[Tensor, Tensor]], lengths_B: Tensor) -> None:
+        """The rows of more prompts, after those that are there. `prompts` is emptied, layer by layer."""
+        before, rows = len(self.lengths_B), len(lengths_B) * self.samples
+        for layer in list(prompts):
+            more = prompts.pop(layer)
+            if before:
+                kept, own = self.prompts[layer], self.own.get(layer)
+                more = (below(kept[0], more[0]), below(kept[1], more[1]))
+                if own is not None:
+                    self.own[layer] = (with_rows(own[0], rows), with_rows(own[1], rows))
+            self.prompts[layer] = more
+        if not before:  # of rows that have all ended nothing is left
+            self.own, self.step, self.prompt_N, self.start_N = {}, 0, lengths_B[:0], lengths_B[:0]
+        fresh_N = torch.arange(before, before + len(lengths_B), device=lengths_B.device).repeat_interleave(self.samples)
+        self.lengths_B = torch.cat([self.lengths_B, lengths_B]) if before else lengths_B
+        self.prompt_N = torch.cat([self.prompt_N, fresh_N])
+        self.start_N = torch.cat([self.start_N, torch.full_like(fresh_N, self.step)])
+        self._place()
+
     def keep(self, rows_N: Tensor) -> None:
         """Goes on with some of the rows only (indices, in order)."""
+        if len(rows_N) == 0:
+            self.prompts, self.own, self.lengths_B = {}, {}, self.lengths_B[:0]
+            return
+        self.start_N = self.start_N[rows_N]
+        first = int(self.start_N.min())  # what only rows wrote that have gone is not kept
         # Layer by layer, so that at no time there are two of all.
         for layer, (k, v) in self.own.items():
-            self.own[layer] = (self._resized(k, rows_N, k.shape[2]), self._resized(v, rows_N, v.shape[2]))
+            self.own[layer] = (self._resized(k, rows_N, first), self._resized(v, rows_N, first))
+        self.step, self.start_N = self.step - first, self.start_N - first
         prompts_B, self.prompt_N = torch.unique_consecutive(self.prompt_N[rows_N], return_inverse=True)
         if len(prompts_B) < len(self.lengths_B):
             self.lengths_B = self.lengths_B[prompts_B]
             longest = int(self.lengths_B.max())
             for layer, (k, v) in self.prompts.items():
                 self.prompts[layer] = (k[prompts_B, :, :longest], v[prompts_B, :, :longest])
+        self._place()
+
+    def _place(self) -> None:
+        """Where the rows stand."""
         counts_B = torch.bincount(self.prompt_N, minlength=len(self.lengths_B))
         self.widest = int(counts_B.max())
         first_B = counts_B.cumsum(0) - counts_B
-        slot_N = torch.arange(len(rows_N), device=rows_N.device) - first_B[self.prompt_N]
-        full = len(rows_N) == self.widest * len(self.lengths_B)
+        slot_N = torch.arange(len(self.prompt_N), device=counts_B.device) - first_B[self.prompt_N]
+        full = len(self.prompt_N) == self.widest * len(self.lengths_B)
         self.place_N = None if full else self.prompt_N * self.widest + slot_N
+        self.seen = {}
 
     def positions(self) -> Tensor:
         """The position of each row's next token [N]."""
-        return self.lengths_B[self.prompt_N] + self.step
+        return self.lengths_B[self.prompt_N] + self.step - self.start_N
 
     def advance(self) -> None:
         """The token of this step is done in every layer."""
@@ -95,38 +127,56 @@ class DecodePlan:
         """[N, L + t]: which of the prompt's and of its own keys a row sees; None: all. The same in every layer of a
         kind, so made once a step."""
         if allowed not in self.seen:
-            length_N1 = self.lengths_B[self.prompt_N, None]
+            length_N1, start_N1 = self.lengths_B[self.prompt_N, None], self.start_N[:, None]
             column, own = (torch.arange(n, device=length_N1.device) for n in (L, self.step + 1))
-            seen = torch.cat([column < length_N1, (own >= 0).expand(len(length_N1), -1)], dim=1)
+            seen = torch.cat([column < length_N1, own >= start_N1], dim=1)
             if allowed is not None:
-                k_pos = torch.cat([column.expand(len(length_N1), L), length_N1 + own], dim=1)
-                seen = seen & allowed(length_N1 + self.step, k_pos)
+                k_pos = torch.cat([column.expand(len(length_N1), L), length_N1 + own - start_N1], dim=1)
+                seen = seen & allowed(length_N1 + self.step - start_N1, k_pos)
             self.seen[allowed] = None if bool(seen.all()) else seen
         return self.seen[allowed]
 
     def _grow(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The rows' own keys and values [N, Hkv, t, d], this step's included."""
         if layer not in self.own:
-            room = min(FIRST_ROOM, self.room)
+            room = max(min(FIRST_ROOM, self.room), self.step + 1)
             self.own[layer] = (
-                k.new_empty(k.shape[2], k.shape[1], room, k.shape[3]),
-                v.new_empty(v.shape[2], v.shape[1], room, v.shape[3]),
+                k.new_zeros(k.shape[2], k.shape[1], room, k.shape[3]),
+                v.new_zeros(v.shape[2], v.shape[1], room, v.shape[3]),
             )
         elif self.own[layer][0].shape[2] == self.step:
-            room = min(2 * self.step, self.room)
+            # Rows that joined later go on where the others have all they may get.
+            room = max(min(2 * self.step, self.room), self.step + FIRST_ROOM)
             self.own[layer] = (
-                self._resized(self.own[layer][0], None, room),
-                self._resized(self.own[layer][1], None, room),
+                self._resized(self.own[layer][0], None, 0, room),
+                self._resized(self.own[layer][1], None, 0, room),
             )
         for store, new in zip(self.own[layer], (k, v), strict=True):
             store[:, :, self.step] = new[0].transpose(0, 1)
         own_k, own_v = self.own[layer]
         return own_k[:, :, : self.step + 1], own_v[:, :, : self.step + 1]
 
-    def _resized(self, store: Tensor, rows_N: Tensor | None, room: int) -> Tensor:
-        """Some rows of a store, with room for `room` tokens; what was never written is not copied."""
-        done = store[:, :, : self.step]
+    def _resized(self, store: Tensor, rows_N: Tensor | None, first: int, room: int | None = None) -> Tensor:
+        """Some rows of a store from a step on, with room for `room` tokens; what was never written is not copied."""
+        done = store[:, :, first : self.step]
         done = done if rows_N is None else done.index_select(0, rows_N)
-        grown = store.new_empty(len(done), store.shape[1], room, store.shape[3])
-        grown[:, :, : self.step] = done
+        grown = store.new_empty(
+            len(done), store.shape[1], store.shape[2] - first if room is None else room, store.shape[3]
+        )
+        grown[:, :, : self.step - first] = done
         return grown
+
+
+def below(kept: Tensor, more: Tensor) -> Tensor:
+    """Two stores of prompts [B, Hkv, L, d] as one, the shorter filled up on the right."""
+    longest = max(kept.shape[2], more.shape[2])
+    both = kept.new_zeros(len(kept) + len(more), kept.shape[1], longest, kept.shape[3])
+    both[: len(kept), :, : kept.shape[2]] = kept
+    both[len(kept) :, :, : more.shape[2]] = more
+    return both
+
+
+def with_rows(own: Tensor, count: int) -> Tensor:
+    """A store of rows' own tokens with so many rows more, which have written nothing: zeros, never garbage, because
+    what is not seen is multiplied by 0."""
+    return torch.cat([own, own.new_zeros(count, *own.shape[1:])])

@@ -1,0 +1,90 @@
+"""Reading prompts: what sampling goes on from, the keys and values of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.base.nouns import Tokens
+from luthier.model.attention import ForestPlan, using
+from luthier.model.score import LanguageModel
+from luthier.model.virtual import NOTHING, Virtual, virtual_of
+from luthier.tokens.pack import forest, paths
+
+READ_TOKENS = 8192
+"""Most tokens of prompts that are read at once."""
+
+
+class Read(NamedTuple):
+    """What reading some prompts left behind: each one's length, its last hidden state, and every layer's keys and
+    values [B, Hkv, L, d], left-aligned."""
+
+    lengths_B: Tensor
+    hidden_BD: Tensor
+    kept: dict[int, tuple[Tensor, Tensor]]
+
+
+def pieces(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """Runs `start:stop` of prompts that are read together: of at most READ_TOKENS tokens."""
+    start = size = 0
+    for at, prompt in enumerate(prompts):
+        if at > start and size + len(prompt) > READ_TOKENS:
+            yield start, at
+            start, size = at, 0
+        size += len(prompt)
+    yield start, len(prompts)
+
+
+def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> Read:
+    """Reads some prompts, as one forest at a time. Each forest's keys and values go to their place at once, so that
+    there are never two of them all."""
+    lengths: list[int] = []
+    hidden: list[Tensor] = []
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    for start, stop in pieces(prompts):
+        found, read, paths_b, last_D = read_forest(lm, prompts[start:stop])
+        lengths += map(len, paths_b)
+        hidden.append(last_D)
+        longest = found + max(map(len, prompts))
+        for layer in list(read):
+            k, v = read.pop(layer)
+            if layer not in kept:
+                # Values come in the arithmetic's own type; keys may not, where autocast let the rotation widen them.
+                kept[layer] = (
+                    v.new_zeros(len(prompts), k.shape[1], longest, k.shape[3]),
+                    v.new_zeros(len(prompts), v.shape[1], longest, v.shape[3]),
+                )
+            for b, path in enumerate(paths_b, start):
+                kept[layer][0][b, :, : len(path)] = k[0][:, path].to(v.dtype)
+                kept[layer][1][b, :, : len(path)] = v[0][:, path]
+    return Read(torch.tensor(lengths, device=lm.device), torch.cat(hidden), kept)
+
+
+def read_forest(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]]
+) -> tuple[int, dict[int, tuple[Tensor, Tensor]], list[Tensor], Tensor]:
+    """Reads some prompts as one forest: how many virtual keys stand before their tokens' own, every layer's keys and
+    values [1, Hkv, T, d], which of those each prompt sees, and its last hidden state [B, D]."""
+    device, virtual = lm.device, virtual_of(lm.module, lm.core)
+    batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    plan = ForestPlan(batch, keep=kept, prefix=virtual.prefix)
+    hidden_TD = forward(lm, plan, batch.ids_T, batch.pos_T, virtual)
+    prefix_K = torch.arange(plan.lead, device=device)  # its keys are kept in front of the tokens' own
+    path_B = [torch.cat([prefix_K, plan.lead + path]) for path in paths(batch)]
+    return len(path_B[0]) - len(prompts[0]), kept, path_B, hidden_TD[batch.last_N]
+
+
+def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor, virtual: Virtual = NOTHING) -> Tensor:
+    """Final hidden states [T, D] under a plan; `virtual` tokens are the first of a batch that is below them."""
+    with torch.autocast(lm.device.type, dtype=lm.dtype, enabled=lm.dtype != torch.float32), using(plan):
+        out = lm.backbone(
+            **virtual.inputs(lm.core, ids_T),
+            position_ids=pos_T[None],
+            attention_mask=torch.ones_like(ids_T)[None],
+            use_cache=False,
+        )
+    return out.last_hidden_state[0]

@@ -99,6 +99,12 @@ def said_again(text: str, least_frac: float = 0.4, times: int = 3) -> Repeat | N
     return None
 
 
+def repeated_frac(text: str) -> float:
+    """Share of the words that stand in 5-grams that were said before, 0 to 1; 0 of a short text."""
+    words = [word.low for word in _words(text)]
+    return sum(_covered(words)) / len(words) if len(words) >= LEAST_WORDS else 0.0
+
+
 def repeat(text: str) -> Repeat | None:
     """Where a text runs in circles, a `loop` or something `said_again`; None where it does not."""
     return loop(text) or said_again(text)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from luthier.base.endings import broken_off
 from luthier.base.errors import UserError
 from luthier.base.mistakes import Judging
 from luthier.base.repetition import loop, said_again
@@ -203,35 +204,13 @@ def _wrong_format(facts: Facts, how: How) -> list[Finding]:
     return [Finding("wrong_format", 0, 0, f"format: {why}", 0.6) for why in said if why is not None]
 
 
-_DANGLES = re.compile(r"(?:[,;:(\[{\-–—]|\b(?:a|an|the|and|or|but|because|of|to|with|from|into|such as|than|which|that|"
-                      r"is|are|was|were|your|my|our|their|if|when|while|by|for|in|at|has|have))\s*\Z")  # fmt: skip
-
-
 def _cut_off(facts: Facts, how: How) -> list[Finding]:
-    """The token limit came first; or a text breaks off: within a code block, behind a comma or a word that asks for
-    another, where the sentences before it end in a full stop."""
+    """The token limit came first; or a text breaks off."""
     text = facts.answer.rstrip()
     if facts.ended is False:
         return [Finding("cut_off", max(0, len(text) - 20), len(text), "the token limit came before its end", 0.5)]
-    if not text:
-        return []
-    if text.count("```") % 2:
-        return [Finding("cut_off", text.rindex("```"), len(text), "a code block is not closed", 0.5)]
-    found = _DANGLES.search(text) if len(text.split()) >= 5 else None
-    if found is None or (found[0].strip() == ":" and facts.ended):
-        return []
-    # "What it is made of", "the room I live in": short answers end on such words by right.
-    prose = re.search(r"[.!?]\s", text) or found[0].strip() in (
-        *",;:([{-–—",
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "but",
-        "because",
-    )
-    return [Finding("cut_off", found.start(), len(text), "breaks off in a sentence", 0.5)] if prose else []
+    found = broken_off(text, said_its_end=bool(facts.ended))
+    return [Finding("cut_off", found.start, found.end, found.why, 0.5)] if found else []
 
 
 def _repetitive(facts: Facts, how: How) -> list[Finding]:

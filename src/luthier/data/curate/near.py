@@ -20,6 +20,7 @@ import numpy as np
 from luthier.base.workers import cores
 from luthier.data.curate.shingles import WIDTH, Normal, blocks, normal, shingle_sets, shingles
 from luthier.data.curate.signatures import Signature, best_signature
+from luthier.data.curate.topics import topics_of
 
 COLUMNS = 126
 """Numbers of a signature. An estimate of a Jaccard similarity J from them has the deviation sqrt(J(1-J)/126)."""
@@ -34,6 +35,8 @@ LEADERS_MOST = 64
 """Of a bucket: what none of so many first texts is like stays single there (other bands see it again)."""
 AT_ONCE_PAIRS = 20_000
 """Compared at once: some 6 million hashes."""
+AT_ONCE_ROWS = 1024
+"""Rows of a product of vectors."""
 
 
 class Bands(NamedTuple):
@@ -231,3 +234,22 @@ def jaccards(texts: Sequence[str], left_P: np.ndarray, right_P: np.ndarray) -> n
     shared = (hashes[1:] == hashes[:-1]) & (owner[1:] == owner[:-1])
     shared_P = np.bincount(owner[1:][shared], minlength=len(left_P))
     return shared_P / np.maximum(count_2P.reshape(-1, 2).sum(1) - shared_P, 1)
+
+
+def near_vectors(vectors_ND: np.ndarray, cosine: float = 0.95, all_pairs_most: int = 20_000) -> list[int]:
+    """Of each row the first of its cluster, joined where the cosine of two rows of length 1 is at least `cosine`: near
+    duplicates by meaning, where the vectors are a language model's. Up to `all_pairs_most` rows all pairs are compared;
+    beyond that those in one k-means cell (SemDeDup, Abbas et al. 2023), so that pairs over a cell's border are missed.
+    Rows of zeros are like none."""
+    joined = Joined(len(vectors_ND))
+    cells = [np.arange(len(vectors_ND))]
+    if len(vectors_ND) > all_pairs_most:
+        cell_N = topics_of(vectors_ND, max(2, 2 * len(vectors_ND) // all_pairs_most))
+        cells = [np.flatnonzero(cell_N == cell) for cell in range(int(cell_N.max()) + 1)]
+    for cell in cells:
+        own_ND = np.asarray(vectors_ND[cell], dtype=np.float32)
+        for start in range(0, len(cell), AT_ONCE_ROWS):
+            left, right = np.nonzero(own_ND[start : start + AT_ONCE_ROWS] @ own_ND[start:].T >= cosine)
+            apart = left < right
+            joined.join(cell[start + left[apart]], cell[start + right[apart]])
+    return joined.roots(np.arange(len(vectors_ND))).tolist()

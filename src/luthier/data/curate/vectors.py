@@ -46,7 +46,7 @@ def counts(texts: Sequence[str]) -> Counts:
     """The features of texts. 8 bytes each are kept: 1 M rows of 30 words take half a GB."""
     features, times, sizes = [np.empty(0, np.uint32)], [np.empty(0, np.uint16)], [np.zeros(1, np.int64)]
     for _, some in blocks(texts):
-        hashes, owner = word_hashes(normal(some), len(some))
+        hashes, owner = word_hashes(normal(some))
         pair = owner[1:] == owner[:-1]
         pairs = (hashes[:-1] * np.uint64(0xC2B2AE3D27D4EB4F) + hashes[1:])[pair]
         pairs ^= pairs >> np.uint64(31)
@@ -59,7 +59,7 @@ def counts(texts: Sequence[str]) -> Counts:
     return Counts(np.concatenate(features), np.concatenate(times), np.cumsum(np.concatenate(sizes)))
 
 
-def word_hashes(block: Normal, count: int) -> tuple[np.ndarray, np.ndarray]:
+def word_hashes(block: Normal) -> tuple[np.ndarray, np.ndarray]:
     """(64-bit hash, number of its text) of all words of a block, in their order. A word is what blanks part; in
     scripts without blanks (Han, kana, Thai) a character is one."""
     points = block.points

@@ -6,6 +6,7 @@ from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.data.formats import FORMATS, convert, detect, renamed
 from luthier.data.messages import Reading, part
+from luthier.data.unfold import UNFOLD
 
 READING = Reading("faq", {}, None)
 ROLE = "Map it: data.faq.roles:"
@@ -276,7 +277,9 @@ def test_detection_says_what_it_found_and_what_it_needs():
         "data.faq.format: faq.csv:2: no format fits its columns: frage, antwort. "
         "Rename them with data.faq.columns: {ours: theirs} to fit one of these:"
     )
-    assert "  qa: question, answer" in none.value.problems and len(none.value.problems) == 1 + len(FORMATS)
+    assert "  qa: question, answer" in none.value.problems and len(none.value.problems) == 1 + len(FORMATS) + len(
+        UNFOLD
+    )
     both = {"question": "q", "answer": "a", "prompt": "p", "completion": "c"}
     with pytest.raises(UserError, match=r"faq\.csv:2 can be read as prompt_completion or as qa\. Say which"):
         detect(rows(both), "faq")

@@ -21,6 +21,7 @@ from luthier.data.messages import (
     shown,
     with_system,
 )
+from luthier.data.unfold import UNFOLD
 from luthier.data.verdicts import label_of, strength_of, verdict
 
 Fields = Mapping[str, Any]
@@ -61,14 +62,18 @@ def convert(row: Row, name: str, reading: Reading) -> Example | Rejected:
 
 
 def detect(rows: Sequence[Row], name: str) -> str:
-    """The one format that all rows have, or else the one that most have. Raises UserError when none or several do."""
+    """The one format that all rows have, or else the one that most have. Rows that hold several examples are told by
+    what no other rows have, and come first. Raises UserError when none or several do."""
+    folded = [key for key, shape in UNFOLD.items() if 2 * sum(shape.detects(row.fields) for row in rows) > len(rows)]
+    if len(folded) == 1:
+        return folded[0]
     found = [{key for key, format in FORMATS.items() if format.detects(row.fields)} for row in rows]
     fit = [key for key in FORMATS if all(key in formats for formats in found)]
-    fit = fit or [key for key in FORMATS if 2 * sum(key in formats for formats in found) > len(rows)]
+    fit = folded or fit or [key for key in FORMATS if 2 * sum(key in formats for formats in found) > len(rows)]
     if len(fit) == 1:
         return fit[0]
     columns = list(dict.fromkeys(str(key) for row in rows for key in row.fields))
-    lines = [f"  {key}: {FORMATS[key].needs}" for key in fit or FORMATS]
+    lines = [f"  {key}: {needs_of(key)}" for key in fit or (*FORMATS, *UNFOLD)]
     if fit:
         head = f"data.{name}.format: {rows[0].origin} can be read as {' or as '.join(fit)}. Say which."
     else:
@@ -77,6 +82,11 @@ def detect(rows: Sequence[Row], name: str) -> str:
             f"Rename them with data.{name}.columns: {{ours: theirs}} to fit one of these:"
         )
     raise UserError([head, *lines])
+
+
+def needs_of(name: str) -> str:
+    """The columns of a format, in words."""
+    return FORMATS[name].needs if name in FORMATS else UNFOLD[name].needs
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:

@@ -27,6 +27,8 @@ class Reading:
     system: str | None
     prompt: str | None = None
     answer: str | None = None
+    unanswerable: str | None = None
+    """The answer to questions that their passage does not answer."""
 
 
 SHAREGPT_ROLES = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.base.templates import columns_of, pieces_of
 from luthier.data.messages import (
+    OPENAI_ROLES,
     SHAREGPT_ROLES,
     SPEAKER,
     Reading,
@@ -21,6 +23,7 @@ from luthier.data.messages import (
     shown,
     with_system,
 )
+from luthier.data.tools import with_tools
 from luthier.data.unfold import UNFOLD
 from luthier.data.verdicts import label_of, strength_of, verdict
 
@@ -172,7 +175,9 @@ def to_text(row: Row, reading: Reading) -> Text:
 
 def to_messages(row: Row, reading: Reading) -> Chat:
     column, turns = value_of(row.fields, ["messages"], reading)
-    return chat(row, checked(messages_of(turns, column, reading), column), {column}, reading)
+    messages = checked(messages_of(turns, column, reading, OPENAI_ROLES), column)
+    made = chat(row, messages, {column}, reading)
+    return replace(made, messages=with_tools(made.messages, row.fields))
 
 
 def to_sharegpt(row: Row, reading: Reading) -> Chat:

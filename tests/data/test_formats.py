@@ -6,6 +6,7 @@ from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.data.formats import FORMATS, convert, detect, renamed
 from luthier.data.messages import Reading, part
+from luthier.data.unfold import UNFOLD
 
 READING = Reading("faq", {}, None)
 ROLE = "Map it: data.faq.roles:"
@@ -35,6 +36,17 @@ EXAMPLES = [
         "messages",
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "text", "text": "!"}]}]},
         Chat((user("Q!"),), "o:1"),
+    ),
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": "developer", "content": "S"},
+                TURNS[0],
+                {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            ]
+        },
+        Chat((Message("system", "S"), user("Q"), assistant("No.")), "o:1"),
     ),
     ("messages", {"prompt": "Q", "messages": TURNS}, Chat(CHAT, "o:1", meta={"prompt": "Q"})),
     (
@@ -101,6 +113,11 @@ EXAMPLES = [
         "pairs",
         {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "1.5", "Agreement": 0.8},
         Pair((user("Q"),), "A", "B", "o:1", None, 1.5, 0.8),
+    ),
+    (
+        "pairs",
+        {"prompt": "Q", "chosen": "A", "rejected": "B", "score_chosen": 8.5, "score_rejected": 6},
+        Pair((user("Q"),), "A", "B", "o:1", {"score_chosen": 8.5, "score_rejected": 6}, 2.5),
     ),
     ("pairs", {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": ""}, Pair((user("Q"),), "A", "B", "o:1")),
     ("labelled", {"prompt": "Q", "completion": "A", "label": True}, Labelled((user("Q"),), "A", True, "o:1")),
@@ -276,7 +293,9 @@ def test_detection_says_what_it_found_and_what_it_needs():
         "data.faq.format: faq.csv:2: no format fits its columns: frage, antwort. "
         "Rename them with data.faq.columns: {ours: theirs} to fit one of these:"
     )
-    assert "  qa: question, answer" in none.value.problems and len(none.value.problems) == 1 + len(FORMATS)
+    assert "  qa: question, answer" in none.value.problems and len(none.value.problems) == 1 + len(FORMATS) + len(
+        UNFOLD
+    )
     both = {"question": "q", "answer": "a", "prompt": "p", "completion": "c"}
     with pytest.raises(UserError, match=r"faq\.csv:2 can be read as prompt_completion or as qa\. Say which"):
         detect(rows(both), "faq")
@@ -290,3 +309,48 @@ def test_detection_follows_most_rows_when_one_is_odd():
 def test_columns_win_over_the_names_in_the_file():
     row = Row({"question": "old", "body": "Q", "reply": "A", "Extra": 1}, "o:1")
     assert renamed(row, {"question": "body", "answer": "reply"}).fields == {"question": "Q", "answer": "A", "Extra": 1}
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+CALLED = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+
+
+def test_tool_calls_are_text_and_the_tools_stand_in_the_system_message():
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "yes"},
+        {"role": "tool", "tool_call_id": "c1", "content": "no"},
+        {"role": "assistant", "content": "I look.", "function_call": {"name": "weather", "arguments": ""}},
+    ]
+    chat = made({"messages": turns, "tools": tools})
+    assert [message.role for message in chat.messages] == ["system", "user", "assistant", "tool", "tool", "assistant"]
+    assert chat.messages[0].content.startswith("Be brief.\n\n# Tools\n")
+    assert '<tools>\n{"type": "function", "function": {"name": "weather", "parameters": {}}}\n</tools>' in (
+        chat.messages[0].content
+    )
+    assert chat.messages[2].content == f"{CALLED}\n{CALLED}"
+    assert chat.answer == 'I look.\n<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>'
+    assert made({"messages": turns[1:3]}).messages[1].content == f"{CALLED}\n{CALLED}"
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ({"function": {"arguments": "{}"}}, "messages[1].tool_calls[0]: has no function with a name"),
+        ("x", "messages[1].tool_calls[0]: has no function with a name"),
+        (
+            {"function": {"name": "f", "arguments": "{no"}},
+            "messages[1].tool_calls[0].function.arguments: not JSON. Mend it or take the row away",
+        ),
+        (
+            {"function": {"name": "f", "arguments": [1]}},
+            "messages[1].tool_calls[0].function.arguments: not a JSON object",
+        ),
+    ],
+)
+def test_calls_that_cannot_be_used(call, reason):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+    assert made({"messages": turns}) == Rejected("o:1", reason)

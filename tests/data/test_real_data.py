@@ -38,6 +38,8 @@ SAME = {"chosen and rejected are the same": 6}
         ("sharegpt_dummy", "sharegpt", Chat, 1, 500, {}),
         ("gsm8k", "qa", Chat, 2, 8792, {}),
         ("dolly_hhrlhf", "prompt_completion", Chat, 1, 1000, {}),
+        ("oasst", "oasst", Pair, 1, 745, {}),
+        ("self_instruct", "self_instruct", Chat, 2, 427, {}),
         ("banking77", "text", Text, 2, 13083, {}),
     ],
 )

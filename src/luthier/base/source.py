@@ -27,6 +27,12 @@ class Source(Strict):
         "labelled",
         "choices",
         "template",
+        "oasst",
+        "oasst_chats",
+        "ultrafeedback",
+        "comparisons",
+        "squad",
+        "self_instruct",
     ] = "auto"
     """Shape of the rows; auto looks at the first ones and says what it found."""
     columns: dict[str, str] = {}
@@ -42,10 +48,13 @@ class Source(Strict):
     """A system message put before every conversation that has none."""
     heldout: float = Field(default=0.05, ge=0, lt=1)
     """Share of rows kept out of training, chosen by a hash of their content."""
-    split_by: Literal["row", "origin"] = "row"
-    """row: each row is held out or not by itself; origin: all rows of one file stay together."""
+    split_by: Literal["row", "origin", "group"] = "row"
+    """row: each row is held out or not by itself; origin: all rows of one file stay together; group: all rows of one
+    `group` do."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first rows in the file's order (after the format was read)."""
+    unanswerable: str | None = "The passage does not say."
+    """The answer to questions that their passage does not answer (format: squad); null: they are left out."""
     separator: str | None = None
     """For .txt files: the string between documents; default: one document a file."""
     stream: bool = False

@@ -21,6 +21,7 @@ from luthier.data.formats import PROVENANCE, TEXT, convert, detect, renamed
 from luthier.data.messages import Reading
 from luthier.data.sources import find_path, kind_of, list_files, origin_of, read_rows
 from luthier.data.text import Read
+from luthier.data.unfold import UNFOLD, unfolded
 
 if TYPE_CHECKING:
     from luthier.data.survey import Survey
@@ -102,16 +103,36 @@ class Conversion:
     format: str
     """Never auto."""
 
+    @property
+    def reading(self) -> Reading:
+        """What the recipe says about how to read."""
+        said = self.source
+        return Reading(self.name, said.roles, said.system, said.prompt, said.answer, said.unanswerable)
+
+    def rows(self, read: Iterable[Read]) -> Iterator[Read]:
+        """The rows of the files with columns as the recipe names them; where a row holds several, each by itself."""
+        named = (self.named(row) if isinstance(row, Row) else row for row in read)
+        return unfolded(named, self.format, self.reading)
+
+    def named(self, row: Row) -> Row:
+        """A row with the recipe's `columns`, and its `group` under that name."""
+        row, group = renamed(row, self.source.columns), self.source.group
+        if group is None or row.fields.get(group) is None:
+            return row
+        return Row({**row.fields, "group": row.fields[group]}, row.origin)
+
     def example(self, row: Read) -> Example | Rejected:
-        """What a row is."""
+        """What one of `rows` is."""
         if isinstance(row, Rejected):
             return row
-        source = self.source
-        reading = Reading(self.name, source.roles, source.system, source.prompt, source.answer)
-        return convert(renamed(row, self.source.columns), self.format, reading)
+        format = UNFOLD[self.format].format if self.format in UNFOLD else self.format
+        return convert(row, format, self.reading)
 
     def held_out(self, example: Example) -> bool:
         """An example's side depends on nothing but itself: rows that are added move no other."""
+        group = None if isinstance(example, Choice) else (example.meta or {}).get("group")
+        if self.source.split_by == "group" and group is not None:
+            return fraction(f"{self.name}/{group}") < self.source.heldout  # as records.Record.group has it
         key = file_of(example.origin) if self.source.split_by == "origin" else split_key(example)
         return fraction(key) < self.source.heldout
 
@@ -144,7 +165,8 @@ def open_source(name: str, source: Source, root: Path) -> Opened:
         notes = [f"format {format}, found from the columns{unused(format, sample)}", *notes]
     check_template(name, source, sample)
     check_used(name, source, format, files)
-    return Opened(path, files, Conversion(name, source, format), chain(first, read), tuple(notes))
+    conversion = Conversion(name, source, format)
+    return Opened(path, files, conversion, conversion.rows(chain(first, read)), tuple(notes))
 
 
 def source_hash(opened: Opened, hashes: Sequence[str]) -> str:
@@ -238,6 +260,8 @@ def check_used(name: str, source: Source, format: str, files: Sequence[Path]) ->
         wrong.append(f"data.{name}.system: its rows are {format}, and no conversations. Remove it.")
     if source.roles and format in ("text", "choices", "qa", "alpaca", "hh", "template"):
         wrong.append(f"data.{name}.roles: its rows are {format}, which name no roles. Remove it.")
+    if source.split_by == "group" and format == "choices":
+        wrong.append(f"data.{name}.split_by: its rows are choices, which have no group. Give row or origin.")
     if source.separator is not None and not any(kind_of(file) == ".txt" for file in files):
         wrong.append(f"data.{name}.separator: is for .txt files, and there are none. Remove it.")
     if wrong:
@@ -268,7 +292,7 @@ def fraction(text: str) -> float:
 
 def file_of(origin: str) -> str:
     """The file part of an origin: "faq.csv:17" and "faq.json[3]" without the place."""
-    return re.sub(r":\d+$|\[\d+\]$", "", origin)
+    return re.sub(r":\d+$|\[\d+\]$|(:\d+|\[\d+\])#.*$", "", origin)  # after #: one of several that a row holds
 
 
 def split_key(example: Example) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.base.templates import columns_of, pieces_of
 from luthier.data.messages import (
+    OPENAI_ROLES,
     SHAREGPT_ROLES,
     SPEAKER,
     Reading,
@@ -21,6 +23,8 @@ from luthier.data.messages import (
     shown,
     with_system,
 )
+from luthier.data.tools import with_tools
+from luthier.data.unfold import UNFOLD
 from luthier.data.verdicts import label_of, strength_of, verdict
 
 Fields = Mapping[str, Any]
@@ -61,14 +65,18 @@ def convert(row: Row, name: str, reading: Reading) -> Example | Rejected:
 
 
 def detect(rows: Sequence[Row], name: str) -> str:
-    """The one format that all rows have, or else the one that most have. Raises UserError when none or several do."""
+    """The one format that all rows have, or else the one that most have. Rows that hold several examples are told by
+    what no other rows have, and come first. Raises UserError when none or several do."""
+    folded = [key for key, shape in UNFOLD.items() if 2 * sum(shape.detects(row.fields) for row in rows) > len(rows)]
+    if len(folded) == 1:
+        return folded[0]
     found = [{key for key, format in FORMATS.items() if format.detects(row.fields)} for row in rows]
     fit = [key for key in FORMATS if all(key in formats for formats in found)]
-    fit = fit or [key for key in FORMATS if 2 * sum(key in formats for formats in found) > len(rows)]
+    fit = folded or fit or [key for key in FORMATS if 2 * sum(key in formats for formats in found) > len(rows)]
     if len(fit) == 1:
         return fit[0]
     columns = list(dict.fromkeys(str(key) for row in rows for key in row.fields))
-    lines = [f"  {key}: {FORMATS[key].needs}" for key in fit or FORMATS]
+    lines = [f"  {key}: {needs_of(key)}" for key in fit or (*FORMATS, *UNFOLD)]
     if fit:
         head = f"data.{name}.format: {rows[0].origin} can be read as {' or as '.join(fit)}. Say which."
     else:
@@ -77,6 +85,11 @@ def detect(rows: Sequence[Row], name: str) -> str:
             f"Rename them with data.{name}.columns: {{ours: theirs}} to fit one of these:"
         )
     raise UserError([head, *lines])
+
+
+def needs_of(name: str) -> str:
+    """The columns of a format, in words."""
+    return FORMATS[name].needs if name in FORMATS else UNFOLD[name].needs
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row:
@@ -162,7 +175,9 @@ def to_text(row: Row, reading: Reading) -> Text:
 
 def to_messages(row: Row, reading: Reading) -> Chat:
     column, turns = value_of(row.fields, ["messages"], reading)
-    return chat(row, checked(messages_of(turns, column, reading), column), {column}, reading)
+    messages = checked(messages_of(turns, column, reading, OPENAI_ROLES), column)
+    made = chat(row, messages, {column}, reading)
+    return replace(made, messages=with_tools(made.messages, row.fields))
 
 
 def to_sharegpt(row: Row, reading: Reading) -> Chat:

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.base.nouns import ROLES, Message
 from luthier.data.text import parse_json
+from luthier.data.tools import calls_of, written
 
 
 class Unusable(Exception):
@@ -27,6 +28,8 @@ class Reading:
     system: str | None
     prompt: str | None = None
     answer: str | None = None
+    unanswerable: str | None = None
+    """The answer to questions that their passage does not answer."""
 
 
 SHAREGPT_ROLES = {
@@ -38,6 +41,8 @@ LIKELY_ROLES = SHAREGPT_ROLES | {
     "developer": "system", "function": "tool", "observation": "tool",
 }  # fmt: skip
 """For the hint only: nobody's roles are guessed."""
+OPENAI_ROLES = {"developer": "system", "function": "tool"}
+"""OpenAI's own newer and older names."""
 
 
 def messages_of(value: Any, at: str, reading: Reading, known: Mapping[str, str] | None = None) -> tuple[Message, ...]:
@@ -59,7 +64,8 @@ def _message(turn: Any, at: str, reading: Reading, roles: Mapping[str, str]) -> 
         raise Unusable(f"{at}: {shown(turn)} is not an object with role and content")
     role_key = "role" if "role" in turn else "from"
     content_key = next((key for key in ("content", "value", "text") if key in turn), "content")
-    if role_key not in turn or content_key not in turn:
+    calls = calls_of(turn)
+    if role_key not in turn or (content_key not in turn and not calls):
         keys = ", ".join(map(str, turn)) or "no keys"
         raise Unusable(f"{at}: has {keys}, needs role and content (or from and value)")
     said = turn[role_key]
@@ -71,17 +77,30 @@ def _message(turn: Any, at: str, reading: Reading, roles: Mapping[str, str]) -> 
         raise Unusable(
             f"{wrong}. Map it: data.{reading.name}.roles: {{{said}: {LIKELY_ROLES.get(said.lower(), 'user')}}}"
         )
-    return Message(role, _content(turn[content_key], f"{at}.{content_key}"))
+    return Message(role, _content(turn.get(content_key), f"{at}.{content_key}", _calls(calls, f"{at}.tool_calls")))
 
 
-def _content(value: Any, at: str) -> str:
-    """A string, or OpenAI's list of parts, of which only text is used by a language model."""
+def _calls(calls: list[Any], at: str) -> str:
+    try:
+        return written(calls, at)
+    except ValueError as error:
+        raise Unusable(str(error)) from None
+
+
+PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Types of OpenAI's parts of a message that are text, and where the text stands."""
+
+
+def _content(value: Any, at: str, calls: str = "") -> str:
+    """A string, or OpenAI's list of parts, of which only text is used by a language model; then the calls, if any."""
     if isinstance(value, list):
         for index, part in enumerate(value):
             kind = part.get("type") if isinstance(part, dict) else None
-            if not isinstance(part, dict) or kind != "text" or not isinstance(part.get("text"), str):
+            if kind not in PARTS or not isinstance(part.get(PARTS[kind]), str):
                 raise Unusable(f"{at}[{index}]: {shown(kind or part)} is not a text part. Only text can be used")
-        value = "".join(part["text"] for part in value)
+        value = "".join(part[PARTS[part["type"]]] for part in value)
+    if calls and (value is None or isinstance(value, str)):
+        return f"{value.strip()}\n{calls}" if value and value.strip() else calls
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         raise Unusable(f"{at}: is empty. Fill it or take the row away")
     if not isinstance(value, str):

@@ -34,7 +34,7 @@ def record_of(example: Example, name: str, source: Source) -> Record:
         date=said("date") or source.date,
         steps=tuple(step for step in own.get("steps", ()) if isinstance(step, str)),
     )
-    group = own.get(source.group or "group")
+    group = own.get("group", own.get(source.group) if source.group else None)
     return Record(example, provenance, f"{name}/{group}" if group is not None else f"{name}/{content(example)}")
 
 

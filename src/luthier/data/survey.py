@@ -48,7 +48,7 @@ HELDOUT_BYTES = 8 * 2**20
 """About how much text of the held-out rows: what is measured."""
 BUCKET_ROWS = 4_000_000
 """Hashes looked at together when duplicates are counted."""
-TRAINABLE = ("text", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "template")
+TRAINABLE = ("text", "messages", "sharegpt", "alpaca", "prompt_completion", "qa", "template", "squad", "self_instruct")
 """Formats whose rows a streamed source may have."""
 
 
@@ -216,7 +216,7 @@ def dataset_of(found: Survey, opened: Opened, digest: str, twice: int) -> Datase
 
 def check_format(conversion: Conversion) -> None:
     """Raises UserError for rows that are neither documents nor conversations."""
-    if conversion.format not in TRAINABLE:
+    if conversion.format not in TRAINABLE:  # a tree's messages may stand far apart: oasst_chats needs them all
         raise UserError(
             f"data.{conversion.name}.stream: its rows are {conversion.format}; only documents and conversations can "
             "be streamed. Remove stream: true."
@@ -228,7 +228,7 @@ def look(how: Looking, piece: Piece) -> Made:
     told: dict[str, list[Any]] = {"rejected": [], "heldout": [], "sample": []}
     counts = {"rows": 0, "examples": 0, "train": 0, "heldout": 0, "rejected": 0}
     contents, marks = [], set()
-    for row in rows_in(piece.chunk):
+    for row in how.conversion.rows(rows_in(piece.chunk)):
         if counts["examples"] == piece.take:
             break
         example = how.conversion.example(row)

@@ -30,8 +30,14 @@ def label_of(value: Any) -> bool:
 
 
 def strength_of(fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """A pair's margin (0 or more) and agreement (0 to 1), where it has them. Raises Unusable."""
+    """A pair's margin (0 or more) and agreement (0 to 1), where it has them; without a margin, by how much the score of
+    the chosen answer is higher (score_chosen, score_rejected of binarised sets). Raises Unusable."""
     margin, agreement = number_in(fields, "margin"), number_in(fields, "agreement")
+    chosen, rejected = number_in(fields, "score_chosen"), number_in(fields, "score_rejected")
+    if margin is None and chosen is not None and rejected is not None:
+        margin = chosen - rejected
+        if margin < 0:
+            raise Unusable(f"score_chosen: {chosen:g} is below score_rejected, {rejected:g}. Swap the two answers")
     if margin is not None and margin < 0:
         raise Unusable(f"margin: {margin:g} is below 0, as if the rejected answer were the better. Swap the two")
     if agreement is not None and not 0 <= agreement <= 1:

@@ -104,7 +104,8 @@ def tokenise(survey: Survey, renderer: Renderer, rules: Rules, store: Store, wor
 
 def tokenise_chunk(how: Rendering, piece: Piece) -> Made:
     """One shard: the training rows of a chunk."""
-    examples = (e for row in rows_in(piece.chunk) if not isinstance(e := how.conversion.example(row), Rejected))
+    read = how.conversion.rows(rows_in(piece.chunk))
+    examples = (e for row in read if not isinstance(e := how.conversion.example(row), Rejected))
     training = (e for e in islice(examples, piece.take) if not how.conversion.held_out(e))
     shard, facts, rows = Shard(how.dtype), Facts(), 0
     while some := list(islice(training, TOGETHER)):

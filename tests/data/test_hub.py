@@ -1,0 +1,102 @@
+"""Data sets in a hub's layout: a local folder, which `datasets` reads as it reads the hub's own, and what is told where
+the hub is not there."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from luthier.base.errors import UserError
+from luthier.data.readers.hub import Address, address_of, open_hub
+
+pytest.importorskip("datasets")
+
+ROWS = [{"question": f"What is {n}?", "answer": f"It is {n}.", "when": None, "tags": ["a", "b"]} for n in range(7)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = tmp_path / "faq" / "data"
+    data.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), data / "train-00000-of-00001.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS[:2]), data / "test-00000-of-00001.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("hub:org/name", Address("org/name", None, None, False)),
+        ("hub:org/name@test", Address("org/name", None, "test", False)),
+        ("hub:org/name/main.v1@train", Address("org/name", "main.v1", "train", False)),
+        ("hub:squad", Address("squad", None, None, False)),
+        ("hub:./a folder/x@dev", Address("./a folder/x", None, "dev", True)),
+        ("hub:/abs/x", Address("/abs/x", None, None, True)),
+    ],
+)
+def test_addresses(path, address):
+    assert address_of("data.x.path", path) == address
+
+
+@pytest.mark.parametrize("path", ["hub:", "hub:a/b/c/d", "hub:a b", "hub:org/name@", "hub:@train"])
+def test_what_is_no_address_is_told(path):
+    with pytest.raises(UserError, match=r"data.x.path: hub:.* is no address. Write hub:org/name"):
+        address_of("data.x.path", path)
+
+
+def test_a_folder_in_the_hubs_layout(folder):
+    found = open_hub("data.x.path", "hub:./faq", folder)
+    rows = list(found.rows())
+    assert found.split == "train" and [dict(row.fields) for row in rows] == ROWS
+    assert rows[3].origin == "./faq@train[3]"
+    assert [row.origin for row in found.rows()] == [row.origin for row in rows]  # from the beginning, again
+    assert [dict(row.fields) for row in open_hub("x", "hub:./faq@test", folder).rows()] == ROWS[:2]
+
+
+def test_the_card_names_configs_and_the_licence(folder):
+    (folder / "faq" / "README.md").write_text(
+        "---\nlicense: cc-by-4.0\nconfigs:\n- config_name: small\n  data_files: data/test*\n"
+        "- config_name: large\n  data_files: data/train*\n---\n"
+    )
+    with pytest.raises(UserError) as told:
+        open_hub("data.x.path", "hub:./faq", folder)
+    assert told.value.problems[0].startswith("data.x.path: hub:./faq: which config? There are: small, large.")
+    small = open_hub("data.x.path", "hub:./faq/small", folder)
+    assert [row.fields for row in small.rows()] == [{"licence": "cc-by-4.0", **row} for row in ROWS[:2]]
+
+
+def test_a_data_set_that_changes_has_another_version(folder):
+    before = open_hub("x", "hub:./faq", folder).version
+    assert before == open_hub("x", "hub:./faq", folder).version != ""
+    (folder / "faq" / "data" / "train-00000-of-00001.parquet").unlink()
+    (folder / "faq" / "data" / "train.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    (folder / "faq" / "data" / "test-00000-of-00001.parquet").unlink()
+    assert open_hub("x", "hub:./faq", folder).version != before
+
+
+def test_what_is_not_there_is_told_in_one_line(folder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (folder / "empty").mkdir()
+    cases = {
+        "hub:org/name": "the hub may not be asked (--offline). Where there is a network: hf download org/name "
+        "--repo-type dataset --local-dir name; then give that folder as hub:./name.",
+        "hub:./faq@tset": '"tset". Did you mean test?',
+        "hub:./faq@x": "There are: train, test.",
+        "hub:./nope": "there is no folder",
+        "hub:./empty": "no data file there that `datasets` can read",
+    }
+    for path, words in cases.items():
+        with pytest.raises(UserError) as told:
+            open_hub("data.x.path", path, folder)
+        assert len(told.value.problems) == 1 and words in told.value.problems[0], told.value.problems
+        assert told.value.problems[0].startswith(f"data.x.path: {path}")
+
+
+def test_a_broken_file_is_told_while_it_is_read(folder):
+    (folder / "bad").mkdir()
+    (folder / "bad" / "train.jsonl").write_text('{"a": 1}\nno json at all\n')
+    with pytest.raises(UserError, match=r"data.x.path: hub:./bad: "):
+        list(open_hub("data.x.path", "hub:./bad", folder).rows())

@@ -76,6 +76,7 @@ ALONE = {
 def question_of(heading: str, title: str, corpus: Corpus, instructs: bool) -> tuple[str, str] | None:
     """(question, what kind of heading it was). `instructs`: what stands below tells someone what to do."""
     words = " ".join(NUMBERED.sub("", heading).replace("&", "and").split()).strip(" :.–—-*")
+    words = words.capitalize() if words.isupper() and len(words.split()) > 1 else words
     if words.endswith("?"):
         asked = as_asked(words) if re.search(r"\b(?:my|I|me)\b", words) is None else words
         asked = asked[0].upper() + asked[1:]
@@ -126,7 +127,7 @@ def deed(words: str, corpus: Corpus, instructs: bool) -> tuple[str, str] | None:
     parts = [part for part in words.split() if part]
     if parts[0].casefold() == "to" and len(parts) > 2:
         parts = parts[1:]
-    elif len(parts) < 2 or not instructs:
+    elif len(parts) < 2 or not (instructs or parts[1].casefold() in ("a", "an", "the", "your")):
         return None
     first, second = parts[0].casefold(), parts[1].casefold()
     bound = any(
@@ -138,7 +139,7 @@ def deed(words: str, corpus: Corpus, instructs: bool) -> tuple[str, str] | None:
     verb = base_form(parts[0], corpus)
     if verb is None and first in VERBS and (first not in ALSO_NOUNS or bound_object(second)):
         verb = first
-    if verb is None or second in ("and", "or", ",") or "," in parts[0]:
+    if verb in (None, "be") or second in ("and", "or", ",") or "," in parts[0]:
         return None
     rest = cased(" ".join(parts[1:]), corpus)
     rest = re.sub(r"\b(and|or) (\w+ing)\b", lambda m: f"{m[1]} {base_form(m[2], corpus) or m[2]}", rest)
@@ -175,36 +176,44 @@ def by_suffix(words: str, title: str, corpus: Corpus) -> tuple[str, str] | None:
             inner = found[1]
             if ASKS.match(inner) or " and " in f" {inner} " or not content_words(inner):
                 return None
+            if re.search(r"\b(?:of|with|for|to|in|on|by|introduction|overview)\b", inner) and "(.+?) " in pattern:
+                return None
             if inner.split()[0].casefold() in VERBS - ALSO_NOUNS:
                 return None
             return question.format(x=inner, of=""), "a heading"
     return None
 
 
-def topic_question(words: str, corpus: Corpus) -> str | None:
-    """A question about what a heading names, when nothing better can be made of it."""
+OPENERS = frozenset(
+    re.findall(
+        r"[\w']+",
+        """if when while be you we i not no for in on at as to after before during under with without from by via per
+        other more most all any some each every my your our their new old first second third last next final getting
+        being using about action brief quick short examples example checklist overview introduction intro tips note
+        notes step steps part current""",
+    )
+)
+"""How a heading begins that names no thing."""
+
+
+def topic_question(words: str, corpus: Corpus, answer: str) -> str | None:
+    """A question about what a heading names, when nothing better can be made of it: a thing of two to five words of
+    which the answer speaks."""
+    words = words.capitalize() if words.isupper() and len(words.split()) > 1 else words
     said = cased(" ".join(NUMBERED.sub("", words).replace("&", "and").split()).strip(" :.–—-*"), corpus)
     parts = said.split()
-    if not 2 <= len(parts) <= 6 or SAYS_NOTHING.fullmatch(said) or POINTS.search(said) or ASKS.match(said):
+    if not 2 <= len(parts) <= 5 or SAYS_NOTHING.fullmatch(said) or POINTS.search(said) or ASKS.match(said):
         return None
-    if re.search(r"[^\w\s'’-]|\d", said) or parts[0].casefold() in VERBS or base_form(parts[0], corpus):
+    if re.search(r"[^\w\s'’-]|\d|\b(?:you|your|we|our|us|is|are|and|vs|how|what|when)\b", said, re.IGNORECASE):
         return None
-    if parts[0].casefold() in (
-        "if",
-        "when",
-        "be",
-        "you",
-        "we",
-        "i",
-        "not",
-        "no",
-        "for",
-        "in",
-        "on",
-        "at",
-        "as",
-        "to",
-        "getting",
-    ):
+    first = parts[0].casefold()
+    if first in OPENERS or first in VERBS - ALSO_NOUNS or base_form(parts[0], corpus):
         return None
-    return f"What should I know about {as_asked(said)}?"
+    if first in VERBS and (len(parts) > 2 or bound_object(parts[1].casefold())):
+        return None
+    if parts[-1].casefold().endswith(("able", "ible", "ful", "less", "ly", "ed")):
+        return None
+    named = set(content_words(said))
+    if len(named & set(content_words(answer))) < (len(named) + 1) // 2:
+        return None
+    return f"What should I know about {said}?"

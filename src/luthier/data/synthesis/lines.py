@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from luthier.data.synthesis.headings import POINTS
 from luthier.data.synthesis.pages import LEAST_WORDS, Candidate, Page, quoted, sentences_of
 from luthier.data.synthesis.sections import Block, Section
-from luthier.data.synthesis.wording import VERBS, Corpus, as_asked, cased
+from luthier.data.synthesis.wording import VERBS, Corpus, as_asked, cased, content_words
 
 
 def asked_in(page: Page, section: Section, answer_words: int) -> Iterator[Candidate]:
@@ -48,12 +48,22 @@ NOT_ASKED = frozenset(
 IF_YOU = re.compile(r"If (you(?:['’](?:re|ve|d))?|your)\b ([^,;:?!]{8,110}?), (?:then )?(.+)", re.DOTALL)
 NO_CONDITION = re.compile(
     r"^(?:(?:you )?(?:still |ever )?(?:have|has|had) "
-    r"(?:any |more |other |further |additional |a )*(?:questions?|concerns?|feedback|suggestions?)|"
+    r"(?:any |more |other |further |additional |a |ideas? or )*(?:questions?|concerns?|feedback|suggestions?)|"
     r"you (?:would|['’]d) like|you(?:['’]re| are) (?:interested|not sure|unsure|curious|looking|"
     r"wondering|reading|new)|you (?:need|want) (?:help|more|to (?:learn|know))|"
     r"you (?:want|wish|prefer|like|think|feel|find|see|notice)\b)",
     re.IGNORECASE,
 )
+
+
+SUBJECTS = frozenset(
+    re.findall(
+        r"\w+",
+        """you your it the a an we they there this that our any all no he she i he his her its their each every once
+        only both do don unless unfortunately""",
+    )
+)
+"""How a main clause begins that tells what happens."""
 
 
 def of_paragraph(
@@ -84,11 +94,13 @@ def of_paragraph(
             )
             first = re.match(r"[A-Za-z'’-]+", of[3])
             does = tells or (first and first[0].casefold() in VERBS)
+            if not does and (first is None or first[0].casefold() not in SUBJECTS):
+                continue  # "If you need pens, paper and ink, ...": the condition goes on
             what = "What should I do" if does else "What happens"
             yield Candidate(
                 f"{what} if {as_asked(f'{of[1]} {of[2]}')}?", answer, "question from a condition", page, section.heading
             )
-        elif at == 0 and (term := defined(sentence, corpus)) is not None:
+        elif at == 0 and (term := defined(sentence, corpus, f"{page.title} {section.heading}")) is not None:
             verb = (
                 "are"
                 if re.match(r".+? are ", sentence) and not re.search(rf"{re.escape(term)} is ", sentence)
@@ -119,8 +131,9 @@ NO_TERM = re.compile(
 )
 
 
-def defined(sentence: str, corpus: Corpus) -> str | None:
-    """What a sentence defines, as a question would name it; None where it defines nothing."""
+def defined(sentence: str, corpus: Corpus, about: str) -> str | None:
+    """What a sentence defines, as a question would name it; None where it defines nothing, or something in passing that
+    neither has a name nor is what the page or the heading is `about`."""
     found = DEFINES.match(sentence)
     if found is None:
         return None
@@ -129,8 +142,10 @@ def defined(sentence: str, corpus: Corpus) -> str | None:
         return None
     bare = re.sub(r" \(.*\)$", "", term)
     named = any(re.search(r"[A-Z]", word[1:]) or (i and word[0].isupper()) for i, word in enumerate(bare.split()))
-    word = cased(term, corpus) if not article or not named else term
+    word = term if named else cased(term, corpus)
     named = named or word[0].isupper()
+    if not named and not set(content_words(bare)) & set(content_words(about)):
+        return None
     if article == "The" and not named:
         return None
     if not article and not named and found["is"] == "is" and not base_like(bare):
@@ -143,27 +158,42 @@ def base_like(term: str) -> bool:
     return len(term.split()) <= 3 and not term.casefold().endswith("s")
 
 
+ATTRIBUTES = frozenset(
+    re.findall(
+        r"[\w-]+",
+        """rate rates limit limits cost costs price prices fee fees amount amounts deadline date dates due time times
+        hours         address phone number email e-mail contact contacts approver approvers owner owners manager lead notice location
+        description definition meaning purpose length duration frequency size maximum minimum requirement salary
+        requirements responsibility responsibilities role roles grade level percentage percent target targets budget
+        allowance quota period term age weight height capital currency language licence license version format type
+        category priority schedule timeline benefit benefits audience goal goals task tasks penalty steps system""",
+    )
+)
+"""What a column is called whose cells are facts about their rows."""
+
+
 def of_table(page: Page, section: Section, block: Block, corpus: Corpus) -> Iterator[Candidate]:
-    """A cell, by its row's and its column's name."""
+    """A cell, by its row's and its column's name; of columns that name what a thing can have."""
     head, *rows = block.rows
-    if len(head) < 2 or len(rows) < 2 or not all(0 < len(cell.split()) <= 6 for cell in head[1:]):
+    if len(head) < 2 or len(rows) < 2 or not all(0 < len(cell.split()) <= 8 for cell in head[1:]):
         return
     names = [row[0] for row in rows]
     if len(set(names)) < len(names) or any(not 0 < len(name.split()) <= 9 for name in names):
         return
     for row in rows:
+        if re.search(r"[\"“”?!]|\.{3}|…|^\W|\btotals?\b", row[0], re.IGNORECASE) or not re.search(r"[^\W\d_]", row[0]):
+            continue
         for column, cell in zip(head[1:], row[1:], strict=True):
-            if not re.search(r"\w", cell) or re.match(r"(?:n/?a|tbd|none|-|–|—|x|✓|https?:)\W*$", cell, re.I):
+            bare = re.sub(r"\s*\(.*?\)|[*:]", "", column).strip()
+            if not bare or bare.split()[-1].casefold() not in ATTRIBUTES or not re.search(r"\w", cell):
                 continue
-            if re.match(
-                r"(?:notes?|links?|comments?|how|what|why|when|where|who|see|#)\b", column, re.I
-            ) or column.endswith("?"):
+            if re.match(r"(?:n/?a|tbd|none|-|–|—|x|✓|https?:.*)\W*$", cell, re.IGNORECASE):
                 continue
-            name, words = cased(row[0], corpus), cased(column, corpus, unknown_small=True)
+            name, words = cased(row[0], corpus), cased(bare, corpus, unknown_small=True)
             many = words.casefold().endswith("s") and not words.casefold().endswith("ss")
-            question = f"What {'are' if many else 'is'} the {words} for {name}?"
             short = len(cell.split()) < LEAST_WORDS
             answer = f"The {words} for {name} {'are' if many else 'is'} {cell.rstrip('.')}." if short else cell
+            question = f"What {'are' if many else 'is'} the {words} for {name}?"
             yield Candidate(question, answer, "question from a table", page, section.heading, topic=True)
 
 
@@ -186,9 +216,11 @@ def of_glossary(page: Page, section: Section, corpus: Corpus) -> Iterator[Candid
         if not 0 < len(term.split()) <= 5 or len(what.split()) < 2 or POINTS.search(term):
             continue
         acronym = re.fullmatch(r"[A-Z][A-Za-z]*[A-Z]s?|[A-Z]{2,}[\w-]*", term) is not None and is_spelt_out(term, what)
-        question = f"What does {term} stand for?" if acronym else f"What is {cased(term, corpus)}?"
+        name = re.search(r"[A-Z0-9]", cased(term, corpus)) is not None
+        what_is = f"What is {term}?" if name else f'What does "{cased(term, corpus)}" mean?'
+        question = f"What does {term} stand for?" if acronym else what_is
         answer = f"{term} stands for {what}" if acronym and len(what.split()) < 8 else f"{term}: {what}"
-        yield Candidate(question, answer, "question from a glossary", page, section.heading)
+        yield Candidate(question, answer, "question from a glossary", page, section.heading, explained=True)
 
 
 def is_spelt_out(acronym: str, what: str) -> bool:

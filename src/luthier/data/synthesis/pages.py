@@ -37,6 +37,8 @@ class Candidate:
     heading: str
     topic: bool = False
     """Whether the question is only whole with the page's title."""
+    explained: bool = False
+    """Whether it asks for a term, and so says what it is about."""
     vague: bool = False
     """Whether it only asks what there is to know."""
 

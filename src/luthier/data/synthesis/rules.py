@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from luthier.base.nouns import Text
 from luthier.data.dataset import folded
-from luthier.data.synthesis.headings import POINTS, question_of, topic_question
+from luthier.data.synthesis.headings import POINTS, SAYS_NOTHING, question_of, topic_question
 from luthier.data.synthesis.lines import asked_in, of_glossary, of_paragraph, of_table
 from luthier.data.synthesis.made import Dropped, Made, answered
 from luthier.data.synthesis.pages import LEAST_WORDS, Candidate, Page, page_of, quoted
@@ -25,6 +25,18 @@ DEICTIC = re.compile(
     re.IGNORECASE,
 )
 """What points outside of the answer."""
+POINTS_AWAY = re.compile(
+    r"(?:please )?(?:see|visit|read|refer to|check out|learn more|find out|go to|"
+    r"follow (?:these|the|this)|use (?:these|this)|"
+    r"more information|details|view|consult|the following|here (?:is|are)|listed|"
+    r"there (?:is|are) (?:a|several|many|some))\b"
+    r"|.*\b(?:available|found|listed|located|posted) (?:here|on|in|at)\b[^.]*\.?$|.*\bhere\.?$"
+    r"|.*\bfollow (?:the|these|this) (?:\w+ )?(?:instructions|steps|guide|guidance|process)\.?$",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a short answer begins with, or is, when the true one is elsewhere."""
+SHORT_WORDS = 22
+LONGEST_TITLE_WORDS = 7
 LEAST_CONTENT = 3
 """Words with a meaning in a question that stands without its page's title, when neither a name nor a word of the title
 is among them."""
@@ -90,12 +102,12 @@ def under_heading(
     made = question_of(section.heading, page.title, corpus, instructs(section))
     if made is not None:
         question, step = made
-    elif (topic := topic_question(section.heading, corpus)) is not None:
+    elif (topic := topic_question(section.heading, corpus, answer)) is not None:
         question, step = topic, "a heading that names a topic"
     else:
         return
     common, vague = often[folded(section.heading)] > 1, step == "a heading that names a topic"
-    yield Candidate(question, answer, f"question from {step}", page, section.heading, common, vague)
+    yield Candidate(question, answer, f"question from {step}", page, section.heading, common, vague=vague)
 
 
 def instructs(section: Section) -> bool:
@@ -124,16 +136,23 @@ def weighed(candidate: Candidate, corpus: Corpus) -> tuple[str, str | None]:
         return question, "its answer goes on from what stands before it"
     if answer.rstrip().endswith(("?", ":", ",")):
         return question, "its answer does not end"
+    if len(answer.split()) < SHORT_WORDS and POINTS_AWAY.match(answer):
+        return question, "its answer only says where to look"
     asked = re.sub(r"^(?:What should I do|What happens) if ", "", question)
     if POINTS.search(asked):
         return question, "it points to something that it does not name"
+    if question.count("(") != question.count(")") or question.count('"') % 2:
+        return question, "it was cut in the middle"
     if len(question.split()) > 30:
         return question, "it is long-winded"
-    if alone(question, page.title, candidate.topic):
+    if candidate.explained or alone(question, page.title, candidate.topic):
         return question, None
     title = cased(page.title, corpus)
     if not title or title.casefold() in question.casefold():
         return question, None if title else "it does not say what it is about, and its page has no title"
+    if SAYS_NOTHING.fullmatch(title) or len(title.split()) > LONGEST_TITLE_WORDS:
+        enough = len(content_words(question)) > 1 and not candidate.topic
+        return question, None if enough else "it does not say what it is about, nor does its page's title in short"
     return f"Regarding {title}: {question[0].lower() if not question.startswith('I ') else 'I'}{question[1:]}", None
 
 

@@ -120,7 +120,8 @@ def blocks(lines: Sequence[str]) -> Iterator[Block]:
             at = end
         else:
             end = next((i for i in range(at + 1, len(lines)) if ends_paragraph(lines, i)), len(lines))
-            raw = "\n".join(re.sub(r"^\s*>\s?", "", one) for one in lines[at:end])
+            whole = re.sub(r"</?[A-Za-z][^<>]*>", "", "\n".join(lines[at:end]))
+            raw = "\n".join(re.sub(r"^\s*>\s?", "", one) for one in whole.split("\n"))
             if words := plain(" ".join(raw.split())):
                 yield Block("paragraph", words, linked=linked_share(raw), raw=raw)
             at = end

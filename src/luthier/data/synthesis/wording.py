@@ -173,6 +173,8 @@ def as_asked(words: str) -> str:
         if word.casefold() == "you":
             ended = re.match(r"\s*(?:$|[,.;?!)]|(?:and|or|to|for|with|by|in|on|at|from|of)\b)", text[match.end() :])
             previous = before.strip().casefold()
+            if not before:
+                return "I"
             return before + (
                 "me"
                 if previous in OBJECT_BEFORE - {"and", "or", "than", "after", "before"}

@@ -143,7 +143,9 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
     if not speaks:
         return
     closing(read_json(folder / "report.json"), console)
-    print(f"\nreport   {folder / 'report.html'}\ntalk     luthier chat {folder}")
+    print(f"\nreport   {folder / 'report.html'}")
+    if recipe.base.model is not None or recipe.base.fresh is not None:
+        print(f"talk     luthier chat {folder}")
 
 
 app.add_typer(comparing, name="compare")

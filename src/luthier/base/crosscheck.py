@@ -17,13 +17,14 @@ from luthier.base.benchmarks import check_benchmarks
 from luthier.base.curves import check_curve
 from luthier.base.errors import did_you_mean
 from luthier.base.judged import check_judge, judging_stage
-from luthier.base.made import made_by
+from luthier.base.made import ONLY_DATA, made_by
 from luthier.base.mistakes import MistakesProbe, mistakes_problems
 from luthier.base.objective import check_objective
 from luthier.base.probes import LossProbe, WinRateProbe
 from luthier.base.settings import Loc
 from luthier.base.stepping import check_stepping
 from luthier.base.streams import check_streams
+from luthier.base.synthesis import Synthesise, synthesise_problems
 from luthier.base.templates import check_templates
 from luthier.base.trained import check_trained
 from luthier.base.tuning import Bottleneck, Lora, Training
@@ -61,7 +62,7 @@ def check_base(recipe: r.Recipe) -> Iterator[Problem]:
     model, fresh = recipe.base.model, recipe.base.fresh
     if model is not None and fresh is not None:
         yield ("base",), "has both model and fresh. Keep one: model to start from weights, fresh to start from nothing."
-    elif model is None and fresh is None:
+    elif model is None and fresh is None and not only_data(recipe):
         yield ("base",), "names no model. Give model (a folder or a hub id), or fresh for random weights."
     if fresh is None:
         return
@@ -79,8 +80,16 @@ def check_base(recipe: r.Recipe) -> Iterator[Problem]:
         yield ("base", "fresh", "ffn"), f"must be at least 1, not {fresh.ffn}."
     if not recipe.stages:
         yield ("base", "fresh"), "knows nothing and is never trained. Add a stage of kind pretrain."
-    elif recipe.stages[0].kind != "pretrain":
-        yield ("stages", 0), f"is {recipe.stages[0].kind}, but a fresh base knows nothing. Put a pretrain stage first."
+        return
+    at_first = [(i, stage) for i, stage in enumerate(recipe.stages) if stage.kind not in ONLY_DATA][:1]
+    for index, first in at_first:
+        if first.kind != "pretrain":
+            yield ("stages", index), f"is {first.kind}, but a fresh base knows nothing. Put a pretrain stage first."
+
+
+def only_data(recipe: r.Recipe) -> bool:
+    """Whether a run makes data and nothing else, so that it needs no base."""
+    return bool(recipe.stages) and not recipe.evaluate and all(stage.kind in ONLY_DATA for stage in recipe.stages)
 
 
 def check_names(recipe: r.Recipe) -> Iterator[Problem]:
@@ -105,6 +114,10 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
     for index, stage in enumerate(recipe.stages):
         earlier = recipe.stages[:index]
         at: Loc = ("stages", index)
+        if isinstance(stage, Synthesise):
+            problems = synthesise_problems(stage, recipe.data, earlier)
+            yield from (((*at, *inner), said) for inner, said in problems)
+            continue
         if stage.init is not None:
             outside = ("base",) if recipe.base.model is not None else ()
             if stage.init not in outside:

@@ -8,6 +8,9 @@ from typing import Protocol
 MAKES_DATA = ("best_of", "synthesise", "curate")
 """Kinds of stages that write kept.jsonl and heldout.jsonl, which later stages read by the stage's name."""
 
+ONLY_DATA = ("synthesise", "curate")
+"""Those that train nothing: a run of nothing else needs no base."""
+
 
 class Named(Protocol):
     """As much of a stage as says what it is called."""

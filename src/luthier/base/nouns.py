@@ -182,6 +182,8 @@ class Reply:
     """How many it wrote, where that is known."""
     seconds: float | None = None
     """How long the answer took by itself, where that is known."""
+    prompt_tokens: int | None = None
+    """How many it read, where that is known."""
     error: str | None = None
     """Why there is no answer (`text` is then empty); None: there is one."""
 

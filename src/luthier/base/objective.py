@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from luthier.base import recipe as r
 from luthier.base.abilities import Ability
+from luthier.base.made import ONLY_DATA
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.settings import Loc
 from luthier.base.tuning import PrefixTuning, PromptTuning, PTuning, Training
@@ -31,7 +32,7 @@ def check_objective(recipe: r.Recipe) -> Iterator[tuple[Loc, str]]:
         at: Loc = ("stages", index)
         if isinstance(stage, r.Pretrain):
             yield from check_masking(at, stage, masked)
-        elif masked:
+        elif masked and stage.kind not in ONLY_DATA:
             yield at, f"{stage.kind} needs a model that writes, and this run's is an encoder, which fills masks."
         if masked and isinstance(stage, Training) and isinstance(stage.adapter, PromptTuning | PrefixTuning | PTuning):
             message = f"{stage.adapter.kind} puts tokens before what a model writes; an encoder writes nothing."

@@ -16,6 +16,7 @@ from luthier.base.curves import LearningCurve
 from luthier.base.probes import Probe
 from luthier.base.source import Source
 from luthier.base.strict import Strict
+from luthier.base.synthesis import Synthesise
 from luthier.base.tuning import Budget, Masking, Replay, Training
 
 
@@ -45,7 +46,8 @@ class Fresh(Strict):
 
 
 class Base(Strict):
-    """The model to start from: exactly one of `model` and `fresh`. A plain string in the recipe means `model`."""
+    """The model to start from: exactly one of `model` and `fresh`. A plain string in the recipe means `model`. A
+    run that only makes data needs none."""
 
     model: str | None = None
     """A local folder in the Hugging Face layout, or a hub id."""
@@ -105,7 +107,8 @@ class Sft(Supervised):
 
 
 Stage = Annotated[
-    Pretrain | Sft | Prefer | Reward | Ppo | Dpo | Orpo | Simpo | Kto | Grpo | BestOf, Field(discriminator="kind")
+    Pretrain | Sft | Prefer | Reward | Ppo | Dpo | Orpo | Simpo | Kto | Grpo | BestOf | Synthesise,
+    Field(discriminator="kind"),
 ]
 
 
@@ -114,8 +117,8 @@ class Recipe(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run and of its folder."""
-    base: Base
-    """What to start from."""
+    base: Base = Base()
+    """What to start from; not needed where no stage and no probe asks for a model."""
     data: dict[str, Source] = {}
     """Sources by name."""
     stages: list[Stage] = []

@@ -19,6 +19,7 @@ from luthier.base import abilities, alignment, curves, probes, recipe, tuning
 from luthier.base.benchmarks import Benchmarks
 from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.rubric import Rubric
+from luthier.base.synthesis import Price, Synthesise
 from luthier.base.tuning import ADAPTERS
 
 Model = type[BaseModel]
@@ -36,6 +37,7 @@ STAGES: dict[str, Model] = {
     "kto": alignment.Kto,
     "grpo": alignment.Grpo,
     "best_of": alignment.BestOf,
+    "synthesise": Synthesise,
 }
 PROBES: dict[str, Model] = {
     "choices": probes.ChoicesProbe,
@@ -55,7 +57,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "base": ("`base:`", recipe.Base),
     "fresh": ("`base.fresh:`", recipe.Fresh),
     "source": ("an entry of `data:`", recipe.Source),
-    "training": ("every stage that trains (all but prefer and best_of)", tuning.Training),
+    "training": ("every stage that trains (all but prefer, best_of and synthesise)", tuning.Training),
     **{kind: (f"a stage, `kind: {kind}`", model) for kind, model in STAGES.items()},
     **{kind: (f"`adapter:` of a training stage, `kind: {kind}`", model) for kind, model in ADAPTERS.items()},
     "freeze": ("`freeze:` of a training stage", tuning.Freeze),
@@ -68,6 +70,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "benchmarks": ("`benchmarks:`", Benchmarks),
     "rubric": ("`rubric:` of a probe of kind win_rate", Rubric),
     "judging": ("`judging:` of a probe of kind mistakes", Judging),
+    "price": ("`price:` of synthesise", Price),
     "learning_curve": ("`learning_curve:`", curves.LearningCurve),
 }
 """Every group of settings by the name `luthier settings NAME` knows it by, and where in a recipe it stands."""

@@ -17,7 +17,7 @@ from luthier.base.files import hash_of, hash_path, write_jsonl
 from luthier.base.nouns import ROLES, Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.base.source import Source
 from luthier.base.templates import columns_of
-from luthier.data.formats import PROVENANCE, TEXT, convert, detect, renamed
+from luthier.data.formats import PROVENANCE, TEXT, TITLE, convert, detect, renamed
 from luthier.data.messages import Reading
 from luthier.data.sources import find_path, kind_of, list_files, origin_of, read_rows
 from luthier.data.text import Read
@@ -210,7 +210,7 @@ def unused(format: str, sample: Sequence[Row]) -> str:
     """A text row keeps one column only: the words that say so."""
     columns = dict.fromkeys(key for row in sample for key in row.fields)
     text = next((column for column in TEXT if column in columns), None)
-    left = [column for column in columns if column != text and column not in PROVENANCE]
+    left = [column for column in columns if column != text and column not in (*PROVENANCE, TITLE)]
     return f"; not used: {', '.join(left)}" if format == "text" and left else ""
 
 

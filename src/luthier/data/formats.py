@@ -39,6 +39,8 @@ OPTIONS = ("choices", "endings", "options")
 GOLD = ("gold", "label", "answer", "answerkey")
 PROVENANCE = ("licence", "license", "made", "generator", "terms", "date", "group", "steps")
 """Columns that say where a row came from, and which rows belong together. See nouns.Provenance."""
+TITLE = "title"
+"""What a document is called, which its text need not say."""
 SHAPES = {"messages", "conversations", "chosen", "rejected", "instruction", "question"}
 KNOWN = {*TEXT, *COMPLETION, *OUTPUT, *INPUT, *PROMPT, *CONTEXT, *OPTIONS, *GOLD, *SHAPES}
 KNOWN |= {"system", "accept", "margin", "agreement", *PROVENANCE}
@@ -170,7 +172,8 @@ def instruction_of(fields: Fields, reading: Reading) -> str:
 
 
 def to_text(row: Row, reading: Reading) -> Text:
-    return Text(string(row.fields, TEXT, reading), row.origin, provenance_of(row.fields))
+    kept = {key: row.fields[key] for key in (*PROVENANCE, TITLE) if row.fields.get(key) is not None}
+    return Text(string(row.fields, TEXT, reading), row.origin, kept or None)
 
 
 def to_messages(row: Row, reading: Reading) -> Chat:

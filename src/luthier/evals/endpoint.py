@@ -34,6 +34,10 @@ SHOWN = 160
 """Characters of what a server said that stand in a message."""
 
 
+Pace = Callable[[Sequence[Message], Callable[[float], object]], str | None]
+"""(prompt, what passes the time) -> None when its turn has come, or why it must not be sent."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One model at one place, and how it is asked. `ask` is an `Ask`."""
@@ -55,6 +59,10 @@ class Endpoint:
     """None: not sent, for servers that do not know it."""
     wait: Callable[[float], object] | None = field(default=None, compare=False)
     """What passes the time (s) between two tries; default: it is really waited, until Ctrl-C."""
+    pace: Pace | None = field(default=None, compare=False)
+    """Asked before each try."""
+    heard: Callable[[Sequence[Message], Reply], object] | None = field(default=None, compare=False)
+    """Told of each reply, or of why there is none, as it comes; in the thread that got it."""
 
     def ask(self, prompts: Sequence[Sequence[Message]]) -> list[Reply]:
         """A reply to each prompt, in order. A prompt that got no answer after all tries has its reply's `error`; once
@@ -62,7 +70,7 @@ class Endpoint:
         not asked. Raises UserError where asking is in vain: a wrong address, key or model."""
         talk = _Talk(self)
         with ThreadPoolExecutor(max_workers=max(1, self.concurrency)) as pool:
-            futures = [pool.submit(talk.reply, prompt) for prompt in prompts]
+            futures = [pool.submit(talk.told, prompt) for prompt in prompts]
             try:
                 replies = [future.result() for future in futures]
             except BaseException:  # Ctrl-C, or an error that is everyone's: nothing more is sent
@@ -120,6 +128,13 @@ class _Talk:
         """Prompts in a row, up to now, that nobody answered."""
         self.limit_name = "max_tokens"
 
+    def told(self, prompt: Sequence[Message]) -> Reply:
+        """The answer to one prompt, or why there is none; whoever wants to hear of it does."""
+        reply = self.reply(prompt)
+        if self.how.heard is not None:
+            self.how.heard(prompt, reply)
+        return reply
+
     def reply(self, prompt: Sequence[Message]) -> Reply:
         """The answer to one prompt, after as many tries as it takes, or why there is none."""
         why = ""
@@ -128,6 +143,8 @@ class _Talk:
                 return Reply("", ended=False, error="not asked: it was stopped")
             if self.given_up >= max(3, self.how.concurrency):
                 return Reply("", ended=False, error=f"not asked: {self.given_up} prompts before it got no answer")
+            if self.how.pace is not None and (no := self.how.pace(prompt, self.how.wait or self.over.wait)) is not None:
+                return Reply("", ended=False, error=no)
             try:
                 answer = self.attempt(prompt)
             except UserError:
@@ -271,11 +288,12 @@ def read_answer(body: bytes, seconds: float) -> Reply:
         raise _Failure("its content filter withheld the answer", again=False)
     if not isinstance(text, str):
         raise _Failure("its answer holds no text", again=True)
-    try:
-        tokens = json.loads(body)["usage"]["completion_tokens"]
-    except (KeyError, TypeError):
-        tokens = None
-    return Reply(text.strip(), finish != "length", tokens if isinstance(tokens, int) else None, seconds)
+    usage = json.loads(body).get("usage")
+    tokens, read = (
+        usage.get(key) if isinstance(usage, dict) else None for key in ("completion_tokens", "prompt_tokens")
+    )
+    counts = [count if isinstance(count, int) else None for count in (tokens, read)]
+    return Reply(text.strip(), finish != "length", counts[0], seconds, counts[1])
 
 
 def said_by(body: bytes) -> str:

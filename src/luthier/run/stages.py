@@ -18,6 +18,7 @@ from luthier.base.events import EventLog, Watcher
 from luthier.base.files import hash_of, read_json, write_json, write_text
 from luthier.base.nouns import Chat, Message
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
+from luthier.base.synthesis import Synthesise
 from luthier.base.tuning import Training
 from luthier.data.dataset import Dataset
 from luthier.generate import Sampling, sample
@@ -41,6 +42,7 @@ from luthier.run.preference import train_preference
 from luthier.run.report import write_report
 from luthier.run.reward import train_reward
 from luthier.run.suitable import check_sources
+from luthier.run.synthesise import check_synthesise, synthesise
 from luthier.run.trackers import require_trackers, tracked
 from luthier.run.tune import row_guards, sources_of, train_language_model, training_rows
 from luthier.run.words import PREFERRING
@@ -61,6 +63,7 @@ STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "kto": train_kto,
     "grpo": train_grpo,
     "best_of": draw_best,
+    "synthesise": synthesise,
 }
 
 
@@ -277,6 +280,8 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
     """One stage of `check_recipe`. What a stage makes is not there yet, so later ones start from the base; where that
     is fresh, from the untrained model that the first stage starts from, with its tokenizer."""
     name = stage.name or stage.kind
+    if isinstance(stage, Synthesise):
+        return Check(name, [], [], check_synthesise(context, stage))
     if isinstance(stage, Reward | Preference | Kto) and named_source(stage) in context.recipe.data:
         return check_answers(context, index, name, stage, rows)
     if not isinstance(stage, Pretrain | Sft) or set(sources_of(stage.data, stage.replay)) - set(context.recipe.data):

@@ -1,0 +1,370 @@
+"""The synthesise stage: rows made from a source, by rules or by asking a model. kept.jsonl and heldout.jsonl hold what
+was made of the source's training rows and of its held-out ones; rejected.jsonl what came to nothing, and why."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+from luthier.base.errors import RunError, UserError
+from luthier.base.events import EventLog
+from luthier.base.files import hash_of
+from luthier.base.nouns import Chat, Example, Provenance, Record, Rejected, Text
+from luthier.base.source import Source
+from luthier.base.synthesis import METHODS, Synthesise, asking
+from luthier.data.dataset import Dataset, file_of, fraction, kind_of_reason, split_key, write_rejected
+from luthier.data.records import record_of, write_records
+from luthier.data.synthesis.estimate import Estimate, estimate
+from luthier.data.synthesis.made import Dropped, Made, last_question
+from luthier.data.synthesis.means import Means
+from luthier.data.synthesis.rules import questions_by_rules
+from luthier.data.synthesis.ways import MIXING, WAYS
+from luthier.evals.consistency import is_paraphrase
+from luthier.evals.intervals import wilson
+from luthier.evals.refusals import declines
+from luthier.evals.support import unsupported
+from luthier.run.context import Context
+from luthier.run.kept import SIDES
+from luthier.run.memo import StageFolder
+from luthier.run.paying import CAPPED, Meter
+from luthier.run.writers import Writer, draws, writer_of
+
+GRADE_TOKENS = 200
+"""Longest reply of one who grades."""
+RULES = "luthier's rules"
+"""What rows say made them when no model did."""
+SHOWN_ROWS, SHOWN_REASONS = 6, 8
+"""In the stage's record, for the report."""
+
+
+class Sides(NamedTuple):
+    """Rows that a method reads, of the source's training side and of its held-out side."""
+
+    train: list[Any]
+    heldout: list[Any]
+
+
+def synthesise(context: Context, index: int, stage: Synthesise) -> None:
+    """Makes kept.jsonl and heldout.jsonl, or skips the stage. Raises RunError where nothing was made, or too many
+    questions got no answer; what was answered stays on disk and is not asked again."""
+    data = context.dataset(stage.data)
+    meter = meter_of(stage)
+    progress = Progress()
+    writers = writers_of(context, stage, meter, progress)
+    inputs = {f"data.{stage.data}": data.hash, **{what: writer.hash for what, writer in writers.items()}}
+    folder = context.stage(index, stage.name or stage.kind, stage, inputs)
+    if folder.done:
+        return
+    log = folder.open()
+    log.emit("begin", stage=folder.name, stage_kind=folder.kind)
+    sides = rows_for(stage, data)
+    if asking(stage):
+        guess = estimate(stage, sides.train, sides.heldout)
+        log.emit("note", text=preflight(stage, writers, guess))
+        progress.begin(log, guess.requests)
+    means = means_of(context, stage, writers)
+    made = {name: one_method(name, stage, sides, means) for name in stage.methods}
+    finish(context, folder, stage, sides, made, meter, writers)
+
+
+class Progress:
+    """Tells how many questions are answered, in the threads that ask them."""
+
+    def __init__(self) -> None:
+        self.log: EventLog | None = None
+        self.requests = self.done = 0
+        self.lock = threading.Lock()
+
+    def begin(self, log: EventLog, requests: int) -> None:
+        """From now on there is a log to tell it to; about so many are to come."""
+        self.log, self.requests = log, requests
+
+    def __call__(self, more: int) -> None:
+        with self.lock:
+            self.done += more
+            if self.log is not None and more:
+                self.log.emit("step", step=self.done, steps=max(self.requests, self.done))
+
+
+def meter_of(stage: Synthesise) -> Meter:
+    """The limits and the cap of a stage."""
+    return Meter(stage.price, stage.spend_cap_usd, stage.requests_per_min, stage.tokens_per_min, stage.max_new_tokens)
+
+
+def writers_of(context: Context, stage: Synthesise, meter: Meter, progress: Callable[[int], None]) -> dict[str, Writer]:
+    """Who writes, and who grades. Raises UserError where a model is not there."""
+    if not asking(stage):
+        return {}
+    assert stage.model is not None
+    found = {"model": writer_of(context, stage, stage.model, meter, progress)}
+    if stage.judge is not None and stage.judge != stage.model:
+        found["judge"] = writer_of(context, stage, stage.judge, meter, progress)
+    return found
+
+
+def rows_for(stage: Synthesise, data: Dataset) -> Sides:
+    """The rows that the stage's methods read. Raises UserError where there are none."""
+    documents = METHODS[stage.methods[0]].reads == "documents"
+
+    def side(examples: Sequence[Example]) -> list[Any]:
+        if documents:
+            return [e for e in examples if isinstance(e, Text)]
+        return [e for e in examples if isinstance(e, Chat) and last_question(e)]
+
+    train = side(data.train)[: stage.limit]
+    share = len(train) / max(1, len(data.train))
+    heldout = side(data.heldout)
+    heldout = heldout if stage.limit is None else heldout[: round(share * len(heldout))]
+    if not train:
+        kind = "documents" if documents else "conversations"
+        said = f"{stage.methods[0]} reads {kind}, and {stage.data} was read as {data.format}"
+        raise UserError(f"{stage.name or stage.kind}: {said}. Name another source.")
+    return Sides(train, heldout)
+
+
+def means_of(context: Context, stage: Synthesise, writers: dict[str, Writer]) -> Means | None:
+    """What the methods that ask work with; None where none does."""
+    if not writers:
+        return None
+    writer = writers["model"]
+    judge = writers.get("judge", writer)
+    return Means(
+        stage,
+        draws(writer, stage),
+        judge.draw(0.0, GRADE_TOKENS, 0),
+        writer.name,
+        lacking,
+        is_paraphrase,
+        lambda answer: declines(answer) is not None,
+        context.recipe.seed,
+    )
+
+
+def lacking(question: str, answer: str, passage: str) -> str | None:
+    """What a passage does not hold of an answer, in words."""
+    claims = unsupported(answer, [passage], question)
+    return claims[0].why if claims else None
+
+
+class Result(NamedTuple):
+    """What one method made of each side."""
+
+    train: Sequence[Made | Dropped]
+    heldout: Sequence[Made | Dropped]
+
+
+def one_method(name: str, stage: Synthesise, sides: Sides, means: Means | None) -> Result:
+    """Runs a method on both sides."""
+    if name == "rules":
+        whole = questions_by_rules([*sides.train, *sides.heldout], stage.answer_words)
+        first = len(sides.train)
+        kept = [one for one in whole if isinstance(one, Dropped) or (one.item or 0) < first]
+        held = [
+            one._replace(item=(one.item or 0) - first)
+            for one in whole
+            if isinstance(one, Made) and (one.item or 0) >= first
+        ]
+        return Result(kept, held)
+    assert means is not None
+    way = WAYS[name]
+    return Result(way(sides.train, means), [] if name in MIXING or not sides.heldout else way(sides.heldout, means))
+
+
+def preflight(stage: Synthesise, writers: dict[str, Writer], guess: Estimate) -> str:
+    """What would be sent where, and what it would cost, in words."""
+    what = "passages" if METHODS[stage.methods[0]].reads == "documents" else "prompts"
+    rows = f"{guess.items:,} {what}, about {thousands(guess.source_tokens)} tokens of {stage.data},"
+    places = list(dict.fromkeys(w.url for w in writers.values() if w.url is not None))
+    named = " and ".join(dict.fromkeys(writer.name for writer in writers.values()))
+    if not places:
+        return f"{rows} are read by {named} here; nothing leaves this machine"
+    away = any(writer.leaves for writer in writers.values())
+    where = " and ".join(places) if away else f"{' and '.join(places)}, which is this machine"
+    text = (
+        f"{rows} go to {where} ({named}): {guess.requests:,} questions, about {thousands(guess.tokens_in)} tokens in "
+    )
+    text += f"and {thousands(guess.tokens_out)} out (at most {thousands(guess.most_out)})"
+    if (usd := guess.usd(stage.price)) is not None:
+        most = guess.usd(stage.price, most=True)
+        text += f", about {dollars(usd)}, at most {dollars(most or 0)}"
+    if stage.spend_cap_usd is not None:
+        text += f"; the cap is {dollars(stage.spend_cap_usd)}"
+    return text
+
+
+def thousands(count: int) -> str:
+    """950, 12 k, 1.2 M."""
+    if count < 1000:
+        return str(count)
+    return f"{count / 1e3:.0f} k" if count < 999_500 else f"{count / 1e6:.1f} M"
+
+
+def dollars(usd: float) -> str:
+    """$0.07, $12.40, $0.0004."""
+    return f"${usd:.2f}" if usd >= 0.01 or usd == 0 else f"${usd:.1g}" if usd >= 1e-4 else "less than $0.0001"
+
+
+def finish(
+    context: Context,
+    folder: StageFolder,
+    stage: Synthesise,
+    sides: Sides,
+    made: dict[str, Result],
+    meter: Meter,
+    writers: dict[str, Writer],
+) -> None:
+    """Writes what was made and closes the stage. Raises RunError where that is nothing, or too little was answered."""
+    log = folder.log
+    dropped = [one for result in made.values() for side in result for one in side if isinstance(one, Dropped)]
+    write_rejected(folder.path / "rejected.jsonl", [Rejected(one.origin, one.reason) for one in dropped])
+    failed = [one for one in dropped if "no answer: " in one.reason and CAPPED not in one.reason]
+    rows = sum(isinstance(one, Made) for result in made.values() for side in result for one in side)
+    if failed and len(failed) > stage.max_failed * (rows + len(dropped)):
+        why = Counter(one.reason.partition("no answer: ")[2] for one in failed).most_common(1)[0][0]
+        raise RunError(
+            f"{folder.name}: {len(failed)} of {rows + len(dropped)} questions got no answer: {why}. The answers that "
+            "came are kept: the same command asks only what is missing. Or raise max_failed to go on without them."
+        )
+    records = records_of(context, stage, sides, made, writers)
+    for name, side in zip(SIDES, records, strict=True):
+        write_records(folder.path / f"{name}.jsonl", side)
+    if not rows:
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in reasons_of(dropped).most_common(3))
+        raise RunError(f"{folder.name}: nothing was made. {reasons or 'Nothing was found to make rows of'}.")
+    facts = facts_of(stage, made, dropped, meter)
+    for text in told(facts, meter):
+        log.emit("note", text=text)
+    folder.close(guards=[], tokens=0, rows=rows, **facts)
+
+
+def records_of(
+    context: Context, stage: Synthesise, sides: Sides, made: dict[str, Result], writers: dict[str, Writer]
+) -> tuple[list[Record], list[Record]]:
+    """The rows with where they come from, to train on and held out."""
+    source = context.recipe.data.get(stage.data, Source(path=""))
+    today = time.strftime("%Y-%m-%d")
+    found: tuple[list[Record], list[Record]] = ([], [])
+    for method, result in made.items():
+        by = RULES if method == "rules" else writers["model"].name
+        for number, (side, rows) in enumerate(zip(result, sides, strict=True)):
+            for one in side:
+                if isinstance(one, Dropped):
+                    continue
+                of = None if one.item is None else record_of(rows[one.item], stage.data, source)
+                record = record_for(one, of, stage, source, by, today)
+                held = number == 1 or (of is None and fraction(split_key(one.example)) < source.heldout)
+                found[held].append(record)
+    return found
+
+
+def record_for(one: Made, of: Record | None, stage: Synthesise, source: Source, by: str, today: str) -> Record:
+    """A row that was made, with what it says of itself: made by a machine, which, under which terms, and how; of what
+    it was made from it has the licence, the steps before, and the group."""
+    terms = stage.terms if by != RULES else None
+    if of is None:
+        group = f"{stage.data}/{hash_of(split_key(one.example))[:12]}"
+        origin = Provenance(stage.data, source.licence)
+    else:
+        group, origin = group_of(of, stage.data), of.provenance
+    provenance = replace(
+        origin, made="machine", generator=by, terms=terms or origin.terms, date=today, steps=(*origin.steps, one.step)
+    )
+    said = {key: value for key, value in asdict(provenance).items() if key != "source" and value}
+    own = {"group": group, **said, "steps": list(provenance.steps)}
+    example = replace(one.example, meta={**(one.example.meta or {}), **own})
+    return Record(example, provenance, group, dict(one.scores))
+
+
+def group_of(of: Record, name: str) -> str:
+    """The group of what a row was made from: its own, or the file of a document."""
+    if isinstance(of.example, Text) and "group" not in (of.example.meta or {}):
+        return f"{name}/{file_of(of.example.origin)}"
+    return of.group
+
+
+def facts_of(stage: Synthesise, made: dict[str, Result], dropped: Sequence[Dropped], meter: Meter) -> dict[str, Any]:
+    """What the stage's record tells of itself."""
+    counts = {}
+    for name, result in made.items():
+        kept = [one for side in result for one in side if isinstance(one, Made)]
+        total = len(kept) + sum(isinstance(one, Dropped) for side in result for one in side)
+        counts[name] = {
+            "rows": len(kept),
+            "share": wilson(len(kept), total).as_dict(),
+            "steps": dict(Counter(one.step for one in kept).most_common()),
+            "shown": [shown_row(one) for one in spread(kept, SHOWN_ROWS)],
+        }
+    usage = meter.usage
+    return {
+        "methods": counts,
+        "dropped": dict(reasons_of(dropped).most_common(SHOWN_REASONS)),
+        "usage": {**asdict(usage), "usd": usage.usd(stage.price), "capped": meter.capped},
+    }
+
+
+def spread(rows: Sequence[Made], most: int) -> list[Made]:
+    """Some rows, from the first to the last."""
+    return [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else list(rows)
+
+
+def shown_row(one: Made) -> dict[str, Any]:
+    """A row as the report shows it."""
+    example = one.example
+    if isinstance(example, Chat):
+        return {"question": last_question(example), "answer": example.answer, "origin": example.origin, "how": one.step}
+    asked = next((m.content for m in reversed(example.prompt) if m.role == "user"), "")
+    answers = {"answer": example.chosen, "rejected": example.rejected, "margin": example.margin}
+    return {"question": asked, **answers, "origin": example.origin, "how": one.step}
+
+
+def reasons_of(dropped: Sequence[Dropped]) -> Counter[str]:
+    """Why things were dropped, by kind of reason."""
+    return Counter(re.sub(r'^"[^"]*": ', "", kind_of_reason(one.reason)).strip() for one in dropped)
+
+
+def told(facts: dict[str, Any], meter: Meter) -> Iterator[str]:
+    """What was made, in words."""
+    for name, count in facts["methods"].items():
+        share = count["share"]
+        yield f"{name}: {count['rows']:,} rows made of {share['n']:,} that were tried"
+    if facts["dropped"]:
+        yield "dropped: " + "; ".join(f"{count:,} × {reason}" for reason, count in list(facts["dropped"].items())[:3])
+    usage = facts["usage"]
+    if usage["requests"]:
+        cost = f", {dollars(usage['usd'])}" if usage["usd"] is not None else ""
+        yield (
+            f"{usage['requests']:,} answers paid for: {thousands(usage['tokens_in'])} tokens in, "
+            f"{thousands(usage['tokens_out'])} out{cost}"
+        )
+    if meter.capped:
+        yield (
+            f"the spend cap of {dollars(meter.cap_usd or 0)} stopped {meter.capped:,} questions from being sent: what "
+            "was made until then is kept. Raise spend_cap_usd to go on; nothing is asked twice"
+        )
+
+
+def check_synthesise(context: Context, stage: Synthesise) -> str:
+    """What `luthier check` says of the stage: what would be sent where, or what the rules find. Sends nothing."""
+    if stage.data not in context.recipe.data:
+        return f"reads what {stage.data} makes: known when that has run"
+    sides = rows_for(stage, context.dataset(stage.data))
+    said = []
+    if asking(stage):
+        writers = writers_of(context, stage, meter_of(stage), lambda more: None)
+        said.append(preflight(stage, writers, estimate(stage, sides.train, sides.heldout)))
+    if "rules" in stage.methods:
+        rows = [one for one in questions_by_rules(sides.train, stage.answer_words) if isinstance(one, Made)]
+        some = "".join(
+            f'\n     "{last_question(one.example)}"' for one in spread(rows, 5) if isinstance(one.example, Chat)
+        )
+        said.append(
+            f"rules: {len(rows):,} questions of {len(sides.train):,} documents, such as{some}"
+            if rows
+            else f"rules: no question is found in {len(sides.train):,} documents"
+        )
+    return "\n   ".join(said)

@@ -2,11 +2,11 @@
 
 Rows of 12 to 40 words (170 characters in the mean), every tenth the copy of another with up to 12 letters changed: near
 duplicates whose Jaccard similarity is known. At each size, in a process of its own: seconds and peak memory of
-`near_clusters`, which share of the planted pairs at a similarity of 0.8 or more it joined (recall), which share of what
-it joined is that similar (precision); the seconds of hashed TF-IDF; milliseconds a row for measures and flaws, of 5,000
-rows in one process; and up to 100,000 rows the seconds of choosing 1,000. `--peer` asks the usual script over datasketch
-(the same shingles, the same 18 bands of 7, xxhash, a query before each insertion) at sizes up to 30,000, in turns with
-ours, three rounds, of which the quickest counts.
+`near_clusters`, which share of the planted pairs at a similarity of 0.8 or more it joined (recall), which share of
+what it joined is that similar (precision); the seconds of hashed TF-IDF; milliseconds a row for measures and flaws, of
+5,000 rows in one process; and up to 100,000 rows the seconds of choosing 1,000. `--peer` asks the usual script over
+datasketch (the same shingles, the same 18 bands of 7, xxhash, a query before each insertion) at sizes up to 30,000, in
+turns with ours, three rounds, of which the quickest counts.
 """
 
 from __future__ import annotations

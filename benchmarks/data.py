@@ -200,7 +200,7 @@ def picture(found: dict[str, dict[str, float]]) -> str:
         ("choosing 1,000", RED, line("choose_s")),
     ]
     memory = [
-        ("near duplicates, rows included", BLUE, line("peak_bytes", 1e9)),
+        ("all of it", BLUE, line("peak_bytes", 1e9)),
         ("the rows", GREY, line("rows_bytes", 1e9)),
     ]
     panels = [("seconds", seconds), ("peak memory, GB", memory)]

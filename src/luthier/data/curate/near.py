@@ -34,6 +34,9 @@ ALL_PAIRS_MOST = 32
 the clusters found there, so that a template with a million forms costs a million comparisons and not 10¹²."""
 LEADERS_MOST = 64
 """Of a bucket: what none of so many first texts is like stays single there (other bands see it again)."""
+COMPARED_MOST = 64
+"""Exact comparisons of a text with those before it, over all bands: a million texts that are all nearly near cost 64
+million comparisons at most. In other data hardly a text has five."""
 AT_ONCE_PAIRS = 20_000
 """Compared at once: some 6 million hashes."""
 AT_ONCE_ROWS = 1024
@@ -212,6 +215,7 @@ class _Comparing:
         mark_N: np.ndarray | None,
     ) -> None:
         self.texts, self.sketch_NK, self.jaccard, self.joined, self.mark_N = texts, sketch_NK, jaccard, joined, mark_N
+        self.compared_N = np.zeros(len(texts), dtype=np.uint16)
         self.least = jaccard - DEVIATIONS * math.sqrt(jaccard * (1 - jaccard) / COLUMNS)
 
     def buckets(self, members: np.ndarray, groups: np.ndarray) -> None:
@@ -238,7 +242,9 @@ class _Comparing:
         for start in range(0, len(left_P), AT_ONCE_PAIRS):
             left, right = left_P[start : start + AT_ONCE_PAIRS], right_P[start : start + AT_ONCE_PAIRS]
             likely = (self.sketch_NK[left] == self.sketch_NK[right]).mean(1) >= self.least
+            likely &= self.compared_N[right] < COMPARED_MOST
             left, right = left[likely], right[likely]
+            np.add.at(self.compared_N, right, 1)
             near = jaccards(self.texts, left, right) >= self.jaccard
             self.joined.join(left[near], right[near])
 

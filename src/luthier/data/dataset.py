@@ -67,8 +67,13 @@ def read_dataset(name: str, source: Source, root: Path, hashed: bool = True) -> 
     Raises UserError: path missing or of unknown kind, a file broken as a whole, no or several formats that fit, a
     column or role mapping that cannot hold, no usable row, more than `max_rejected` of the rows rejected.
     """
-    opened = open_source(name, source, root)
+    return read_opened(open_source(name, source, root), hashed)
+
+
+def read_opened(opened: Opened, hashed: bool = True) -> Dataset:
+    """`read_dataset` of a source whose first rows were looked at."""
     reading = opened.conversion
+    name, source = reading.name, reading.source
     examples: list[Example] = []
     rejected: list[Rejected] = []
     for row in opened.rows:
@@ -152,6 +157,8 @@ class Opened:
     notes: tuple[str, ...]
     program: bool = False
     """Whether a function of the user's makes the rows."""
+    first: tuple[Read, ...] = ()
+    """The first of them, as the file has them: these decided what `auto` is."""
 
 
 def open_source(name: str, source: Source, root: Path) -> Opened:
@@ -178,7 +185,7 @@ def open_source(name: str, source: Source, root: Path) -> Opened:
     check_used(name, source, format)
     conversion = Conversion(name, source, format, wanted)
     rows = conversion.rows(chain(first, read))
-    return Opened(found.path, found.files, conversion, rows, tuple(notes), found.program)
+    return Opened(found.path, found.files, conversion, rows, tuple(notes), found.program, tuple(first))
 
 
 def source_hash(opened: Opened, hashes: Sequence[str], examples: Sequence[Example] = ()) -> str:

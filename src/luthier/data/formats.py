@@ -18,6 +18,7 @@ from luthier.data.messages import (
     checked,
     from_json,
     hh_messages,
+    is_turns,
     messages_of,
     part,
     shown,
@@ -209,6 +210,8 @@ def to_prompt_completion(row: Row, reading: Reading) -> Chat:
 def prompt_of(fields: Fields, names: Sequence[str], reading: Reading) -> tuple[Message, ...]:
     """The prompt: a list of messages, or a string that becomes the user's. Alpaca's comes with its input."""
     column, value = value_of(fields, names, reading)
+    if isinstance(value, str) and is_turns(turns := from_json(value)):
+        value = turns
     if isinstance(value, list):
         return messages_of(value, column, reading)
     text = instruction_of(fields, reading) if column == "instruction" else string(fields, [column], reading)

@@ -16,9 +16,9 @@ from luthier.base.files import write_bytes, write_jsonl
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Text
 from luthier.base.source import Source
 from luthier.data.dataset import content, read_dataset
-from luthier.data.formats import LETTERS
 from luthier.data.messages import Unusable
 from luthier.data.tables import guarded
+from luthier.data.verdicts import LETTERS
 
 Fields = dict[str, Any]
 ENDINGS = (".jsonl", ".parquet", ".csv")

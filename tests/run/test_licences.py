@@ -104,7 +104,7 @@ def test_the_verb_tells_a_run_a_recipe_and_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, said, _ = call("data", "licences", "small")
     assert code == 0 and "claude-sonnet-4" in said and "CC-BY-4.0" in said
-    assert "Attribution: name the authors of docs and made and CC-BY-4.0." in " ".join(said.split())
+    assert "Attribution: name the authors of docs and made, and the licence (CC-BY-4.0)." in " ".join(said.split())
     as_json = json.loads(call("data", "licences", str(run), "--json")[1])
     assert (as_json["rows"], as_json["commercial"], as_json["lines"][1]["generator"]) == (3, None, "claude-sonnet-4")
     code, said, error = call("data", "licences", "small", "--allow", "commercial")
@@ -140,7 +140,7 @@ def test_show_and_import(tmp_path, monkeypatch):
     [
         (["show", "w/recipe.yaml:question"], 'has no source "question". Did you mean questions?'),
         (["show", "w/nope.jsonl"], "does not exist"),
-        (["show", "w/questions.jsonl", "--format", "qaa"], "--format: Input should be 'auto'"),
+        (["show", "w/questions.jsonl", "--format", "qaa"], "--format: qaa is no format. Did you mean qa?"),
         (["show", "w/questions.jsonl", "--columns", "a"], "--columns: a is no OURS=THEIRS"),
         (["licences", "nope"], "nope: no run here."),
         (["licences", "w/recipe.yaml", "--allow", "comercial"], "Did you mean commercial?"),

@@ -180,10 +180,8 @@ def source_of(
 ) -> tuple[str, Source, Path]:
     """(name, source, the folder its path starts from) of a file, or of `recipe.yaml:name`, with what the command line
     changes. Raises UserError."""
-    from pydantic_core import ValidationError
-
     from luthier.base.config import load_recipe
-    from luthier.base.source import Source
+    from luthier.base.source import source_from
     from luthier.data.convert import name_from
 
     changes: dict[str, Any] = {"format": format, "limit": limit, "licence": licence}
@@ -205,8 +203,4 @@ def source_of(
         given, root = recipe.data[name].model_dump(), Path(file).parent
     else:
         name = name_from(what)
-    try:
-        return name, Source.model_validate({**given, **changes}), root
-    except ValidationError as error:
-        told = [f"--{problem['loc'][0]}: {problem['msg']}." for problem in error.errors()]
-        raise UserError(told) from None
+    return name, source_from({**given, **changes}), root

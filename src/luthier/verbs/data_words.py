@@ -105,7 +105,11 @@ def show_example(example: Example, whole: bool, console: Console) -> None:
     grid.add_column(overflow="fold")
 
     def say(who: str, text: str, style: str) -> None:
-        said = text if whole or len(text) <= CUT else f"{text[:CUT].rstrip()} … ({len(text) - CUT:,} more characters)"
+        said = (
+            text
+            if whole or len(text) <= 1.2 * CUT
+            else f"{text[:CUT].rstrip()} … ({len(text) - CUT:,} more characters)"
+        )
         grid.add_row(Styled(who, f"bold {style}"), Styled(said, style))
 
     def prompt(messages: tuple[Message, ...]) -> None:
@@ -162,11 +166,11 @@ def show_licences(found: Licensed, console: Console) -> None:
     if verdict.duties:
         console.print("\nWhat it asks for", style="bold")
         for duty in verdict.duties:
-            console.print(f"  {duty}", markup=False)
+            console.print(Padding(Styled(duty), (0, 0, 0, 2)))
     for note in found.notes:
         console.print(f"\nnote: {note}", style="dim", markup=False)
     if found.policy is not None:
         console.print("\nThe recipe's policy", style="bold")
         for said in found.refused or ["allows it."]:
-            console.print(f"  {said}", style="red" if found.refused else "green", markup=False)
+            console.print(Padding(Styled(said, "red" if found.refused else "green"), (0, 0, 0, 2)))
     console.print("\nA reading aid and no legal advice; a base model's own licence comes on top.", style="dim")

@@ -23,6 +23,7 @@ from luthier.quiet import quiet
 from luthier.verbs.common import Changes, Offline, RecipeFile, RunFolder, SetChanges, find_run, read, screen
 from luthier.verbs.compare import comparing
 from luthier.verbs.curve import curve
+from luthier.verbs.data import data
 from luthier.verbs.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
 
 
 app.add_typer(comparing, name="compare")
+app.add_typer(data, name="data")
 app.command("eval")(evaluate)
 app.command()(curve)
 

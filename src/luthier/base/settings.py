@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from luthier.base import abilities, alignment, curves, probes, recipe, tuning
 from luthier.base.benchmarks import Benchmarks
+from luthier.base.licences import LicencePolicy
 from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.rubric import Rubric
 from luthier.base.synthesis import Price, Synthesise
@@ -66,6 +67,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "masking": ("`masking:` of pretrain", tuning.Masking),
     "replay": ("`replay:` of pretrain and sft", tuning.Replay),
     "budget": ("`budget:`", tuning.Budget),
+    "licences": ("`licences:`", LicencePolicy),
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
     "benchmarks": ("`benchmarks:`", Benchmarks),
     "rubric": ("`rubric:` of a probe of kind win_rate", Rubric),

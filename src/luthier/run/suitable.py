@@ -26,12 +26,14 @@ from luthier.run.abilities import of_ability
 from luthier.run.contaminated import all_seen
 from luthier.run.context import Context, asked_prompts
 from luthier.run.judged import judge_problems
+from luthier.run.licences import licence_problems
 from luthier.run.pairs import check_preferences
 from luthier.run.rewards import check_programs
 from luthier.run.tune import sources_of
 
 DOCUMENTS = ("text",)
-CONVERSATIONS = ("messages", "sharegpt", "alpaca", "prompt_completion", "qa", "template")
+CONVERSATIONS = ("messages", "sharegpt", "alpaca", "prompt_completion", "qa", "template", "oasst_chats", "squad",
+                 "self_instruct")  # fmt: skip
 
 
 def check_sources(context: Context) -> None:
@@ -52,6 +54,7 @@ def check_sources(context: Context) -> None:
         told = list(of_probe(context, probe)) or list(judge_problems(context, probe))
         told += [said] if not told and (said := all_seen(context, name, probe)) else []
         problems += [f"evaluate.{name}: {said}" for said in told]
+    problems += licence_problems(context)
     if problems:
         raise UserError(problems)
     check_preferences(context)

@@ -471,6 +471,18 @@ def test_a_source_of_the_wrong_kind_is_told_before_anything_is_asked(tmp_path):
     recipe = world(tmp_path, "  - {kind: synthesise, data: faq}\n")
     with pytest.raises(UserError, match="rules reads documents, and faq was read as qa"):
         run(recipe)
+    other = world(tmp_path / "other", "  - {kind: synthesise, data: faq, methods: [evolve], model: no/such/model}\n")
+    with pytest.raises(UserError, match=r"stages\[0\].synthesise: no/such/model: no model of that name"):
+        check_recipe(load_recipe(other), other)
+
+
+def test_rows_of_held_out_pages_are_held_out(tmp_path):
+    with serving(good) as served:
+        recipe = world(tmp_path, stage(served.url, "questions"), count=9)
+        out = run(recipe, "data.pages.heldout=0.4")
+    kept, heldout = (list(read_records(folder_of(out) / f"{side}.jsonl")) for side in ("kept", "heldout"))
+    assert kept and heldout and len(kept) + len(heldout) == 27
+    assert not {record.group for record in kept} & {record.group for record in heldout}
 
 
 def test_the_meter_keeps_to_both_limits_of_a_minute():

@@ -55,6 +55,7 @@ from luthier.run.story import (
     verdict,
     written,
 )
+from luthier.run.synthesised_page import synthesised
 from luthier.run.words import (
     COLOURS,
     LARGE,
@@ -141,6 +142,7 @@ def page(story: Story) -> dict[str, Any]:
         "judges": judges_in(story.report.get("metrics", {})),
         "contaminated": contaminated(story),
         "wrong": mistakes_of(story),
+        "synthesised": synthesised(story),
         "curve": curve_section(story.report.get("learning_curve")),
         "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],
         "data": data_tables(story),

@@ -21,6 +21,7 @@ from luthier.base.nouns import Chat, Text
 from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, Probe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Stage, Supervised
+from luthier.base.synthesis import Synthesise
 from luthier.data.dataset import Dataset
 from luthier.run.abilities import of_ability
 from luthier.run.contaminated import all_seen
@@ -29,6 +30,7 @@ from luthier.run.judged import judge_problems
 from luthier.run.licences import licence_problems
 from luthier.run.pairs import check_preferences
 from luthier.run.rewards import check_programs
+from luthier.run.synthesise import unfit
 from luthier.run.tune import sources_of
 
 DOCUMENTS = ("text",)
@@ -80,6 +82,8 @@ def of_stage(context: Context, stage: Stage) -> Iterator[str]:
         for name in sources_of(stage.data, stage.replay):
             if name in context.recipe.data and (data := context.dataset(name)).format not in fit:
                 yield f"{read_as(data)}. Give documents{'' if masked else ' or conversations'}."
+    if isinstance(stage, Synthesise):
+        yield from unfit(context, stage)
     if isinstance(stage, Ppo | Grpo | BestOf | Prefer) and stage.prompts is not None:
         data = context.dataset(stage.prompts)
         if not asked_prompts(data.train + (data.heldout if isinstance(stage, Prefer) else [])):

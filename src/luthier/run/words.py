@@ -5,7 +5,10 @@ from __future__ import annotations
 PREFERRING = ("reward", "dpo", "orpo", "simpo", "kto")
 """Stages that measure themselves on held-out preferences."""
 COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "--gold", "reward": "--plum"}
-COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | {"best_of": "--gold"}
+COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | {
+    "best_of": "--gold",
+    "synthesise": "--plum",
+}
 WORK = {
     "pretrain": "learns to continue documents",
     "masked": "learns to fill in hidden words",
@@ -19,6 +22,7 @@ WORK = {
     "kto": "learns from answers marked good or bad",
     "grpo": "learns from its own answers which are rewarded",
     "best_of": "its best answers are kept",
+    "synthesise": "rows are made",
 }
 PAIRS = (
     "Held-out preference pairs: how often the model's implicit reward is higher for the preferred answer, beside a "

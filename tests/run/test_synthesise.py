@@ -467,6 +467,30 @@ def test_a_model_of_the_run_writes_and_is_asked_once(tmp_path):
     assert file.stat().st_mtime_ns == before
 
 
+def test_what_was_made_is_trained_on(tmp_path):
+    def script(asked, before):
+        prompt = last(asked)
+        if "[Answer]" not in prompt:
+            return says(f"Answer {asked['seed']}.")
+        return says(json.dumps({"truth": 5 if "Answer 1." in prompt else 2}))
+
+    with serving(script) as served:
+        pairs = stage(served.url, "preference", data="faq", more=", per_row: 2, rubric: {truth: 'is it true?'}")
+        recipe = world(
+            tmp_path,
+            "  - {kind: pretrain, data: pages, steps: 2, batch_tokens: 512, learning_rate: 1.0e-3}\n"
+            "  - {kind: synthesise, name: asked, data: pages}\n"
+            "  - {kind: sft, data: asked, steps: 2, batch_tokens: 512, learning_rate: 1.0e-3}\n"
+            f"{pairs}  - {{kind: dpo, pairs: written, epochs: 1, batch_pairs: 4, learning_rate: 1.0e-3}}\n",
+        )
+        base = "base:\n  fresh: {layers: 1, width: 16, heads: 2, vocab: 300, context: 1024}\n"
+        recipe.write_text(recipe.read_text().replace("data:\n", f"{base}data:\n", 1))
+        out = run(recipe)
+    record = {stage["name"]: stage for stage in read_json(out / "report.json")["stages"]}
+    assert record["sft"]["inputs"]["data.asked"] == record["asked"]["hash"]
+    assert record["dpo"]["pairs"] == record["written"]["rows"] == 6
+
+
 def test_a_source_of_the_wrong_kind_is_told_before_anything_is_asked(tmp_path):
     recipe = world(tmp_path, "  - {kind: synthesise, data: faq}\n")
     with pytest.raises(UserError, match="rules reads documents, and faq was read as qa"):

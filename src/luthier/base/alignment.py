@@ -43,7 +43,7 @@ class Reward(Training):
 
     kind: Literal["reward"]
     pairs: str | None = None
-    """Name of a `prefer` stage, or of a source of pairs; default: the last prefer stage."""
+    """Name of a `prefer` stage, of one that makes pairs, or of a source of them; default: the last prefer stage."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the training pairs."""
     batch_pairs: int = Field(default=32, ge=1)
@@ -62,7 +62,7 @@ class Preference(Training):
     """What every stage that learns from pairs without a reward model has."""
 
     pairs: str | None = None
-    """Name of a `prefer` stage, or of a source of pairs; default: the last prefer stage."""
+    """Name of a `prefer` stage, of one that makes pairs, or of a source of them; default: the last prefer stage."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the training pairs."""
     batch_pairs: int = Field(default=32, ge=1)

@@ -193,15 +193,16 @@ def check_pairs(at: Loc, stage: a.Reward | a.Preference, recipe: r.Recipe, earli
     gathered = [stage_name(other) for other in earlier if other.kind == "prefer"]
     if stage.pairs is None and not gathered:
         yield at, "has no pairs. Put a stage of kind prefer before it, or give pairs, the name of a source."
-    elif stage.pairs is not None and stage.pairs not in {*gathered, *recipe.data}:
-        known = [*gathered, *recipe.data]
+    elif stage.pairs is not None and stage.pairs not in {*gathered, *made_by(earlier), *recipe.data}:
+        known = [*gathered, *made_by(earlier), *recipe.data]
         message = f'there is no earlier prefer stage and no source "{stage.pairs}".'
         yield (*at, "pairs"), f"{message}{did_you_mean(stage.pairs, known)} There are: {listed(known)}."
 
 
 def check_kto(at: Loc, stage: a.Kto, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
     """A stage that learns from marked answers has some."""
-    known = [*(stage_name(other) for other in earlier if other.kind == "prefer"), *recipe.data]
+    gathered = [stage_name(other) for other in earlier if other.kind == "prefer"]
+    known = [*gathered, *made_by(earlier), *recipe.data]
     if not stage.good_weight and not stage.bad_weight:
         yield (*at, "good_weight"), "is 0, and so is bad_weight: nothing would be learned. Give one of them a weight."
     if stage.data is None and not any(other.kind == "prefer" for other in earlier):

@@ -9,6 +9,7 @@ from pathlib import Path
 from luthier.base.alignment import Dpo, Kto, Orpo, Prefer, Preference, Reward, Simpo
 from luthier.base.errors import UserError
 from luthier.base.files import write_jsonl
+from luthier.base.made import MAKES_DATA
 from luthier.base.nouns import Chat, Example, Labelled, Message, Pair, Tokens
 from luthier.data.dataset import Dataset, leaked, write_rejected
 from luthier.run.context import Context
@@ -59,7 +60,8 @@ def read_pairs(path: Path) -> list[Pair]:
 def pairs_for(context: Context, kind: str, named: str | None) -> tuple[list[Pair], list[Pair], str]:
     """Training pairs, held-out pairs and their hash: of the source or the prefer stage called `named`, or of the last
     prefer stage. Raises UserError where there are none."""
-    if named in context.recipe.data:
+    made_here = [f.name for f in context.stages if f.kind in MAKES_DATA]
+    if named is not None and named in (*context.recipe.data, *made_here):
         data = context.dataset(named)
         return pairs_in(data, data.train), pairs_in(data, data.heldout), data.hash
     made = [f for f in context.stages if f.kind == "prefer" and named in (None, f.name)]

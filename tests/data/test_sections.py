@@ -116,7 +116,11 @@ def test_sections_of_one_document_are_one_group_and_are_held_out_together(tmp_pa
     data = read_dataset("docs", source, tmp_path)
     assert len(data.train) + len(data.heldout) == 200 and data.heldout
     assert not {file_of(e.origin) for e in data.train} & {file_of(e.origin) for e in data.heldout}
-    assert data.train[0].meta == {"license": "CC0-1.0", "group": file_of(data.train[0].origin)}
+    assert data.train[0].meta == {
+        "license": "CC0-1.0",
+        "group": file_of(data.train[0].origin),
+        "title": data.train[0].text.split("\n")[0].removeprefix("# "),
+    }
     assert data.train[0].text.startswith("# Page ")
 
 

@@ -17,6 +17,8 @@ from luthier.data.text import OR_SAY, Read, Wanted, encoding_of, not_text, whole
 
 LONGEST_PAGE = 1 << 24
 """Bytes: the tree of a page takes some twenty for one of them."""
+MOST_TAGS = 200_000
+"""Opened and closed: so many take about ten seconds. A novel has some thousand."""
 CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w:.-]+)|<\?xml[^>]+encoding\s*=\s*[\"']([\w:.-]+)", re.I)
 LATIN = {"iso8859-1", "ascii"}
 """What browsers read as cp1252."""
@@ -66,6 +68,8 @@ def html_text(handle: IO[bytes], wanted: Wanted) -> str:
     text = data.decode(encoding, "luthier.lone").removeprefix("\ufeff").replace("\r\n", "\n")
     if wrong := not_text(text, OR_SAY):
         raise ValueError(wrong)
+    if text.count("<") > MOST_TAGS:
+        raise ValueError(f"more than {MOST_TAGS:,} tags, too many for one page. Part it into several")
     return CONTROL.sub(" ", text)
 
 

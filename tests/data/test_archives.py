@@ -145,19 +145,17 @@ def test_a_bomb_is_refused_before_it_goes_off(packed_in, monkeypatch):
 
 
 def test_a_bomb_of_files_that_overlap(monkeypatch):
-    """Every entry of the directory is the same packed file: the sum of what they unpack to counts."""
+    """Every entry of the directory is the same packed file, so a small archive has much in it: the sum counts."""
     monkeypatch.setattr(archives, "ALWAYS_BYTES", 1 << 20)
-    data = bytearray(zip_of({"a.txt": " " * (1 << 19)}))
-    start = data.index(b"PK\x01\x02")
-    end = data.index(b"PK\x05\x06")
-    entry = bytes(data[start:end])
-    entries = b"".join(entry.replace(b"a.txt", f"{n:05d}"[:1].encode() + b".txt") for n in range(9))
-    entries = b"".join(entry.replace(b"a.txt", b"%c.txt" % (97 + n)) for n in range(9))
+    data = zip_of({"a.txt": " " * (1 << 19)})
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    entries = b"".join(data[start:end].replace(b"a.txt", b"%c.txt" % (97 + n)) for n in range(9))
     tail = bytearray(data[end:])
     tail[8:12] = (9).to_bytes(2, "little") * 2
     tail[12:16] = len(entries).to_bytes(4, "little")
-    rows = of(".zip", bytes(data[:start]) + entries + bytes(tail))
-    assert rows[-1].reason in (archives.BOMB.format(200),) or all(isinstance(row, Rejected) for row in rows[1:])
+    rows = of(".zip", data[:start] + entries + bytes(tail))
+    assert all(isinstance(row, Rejected) for row in rows) and len(rows) <= 3
+    assert rows[-1].reason == archives.BOMB.format(200)
 
 
 def test_members_behind_a_password_damaged_or_twice():

@@ -39,9 +39,6 @@ def test_a_process_that_dies_or_hangs_is_told():
     """The judge itself: what it says of a reader that crashes, that hangs, and that raises."""
     fuzz = fuzz_module()
 
-    class Bad(fuzz.Reader):
-        pass
-
     reader = fuzz.Reader(Path("/nonexistent"))
     assert reader.ask("md 1", 60)["said"].startswith(("broke", "crashed"))
     assert reader.ask("md 2", 0.0)["said"].startswith("hung")

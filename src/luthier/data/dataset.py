@@ -280,7 +280,7 @@ def fraction(text: str) -> float:
 def file_of(origin: str) -> str:
     """The file part of an origin: "faq.csv:17", "faq.json[3]", "leave.md#travel/per-diem", "book.pdf:p12",
     "faq.xlsx#prices:7" and "trees.jsonl:3#2" (one of several that a row holds) without the place."""
-    return re.sub(r"(?:(?::\d+|\[\d+\])#.*|(?:#[^#.]*?)?(?::p?\d+|\[\d+\])?)$", "", origin, count=1)
+    return re.sub(r"(?:(?::\d+|\[\d+\])#.*|(?:#[^#.]*?)?(?::p?\d+(?:\.\d+)?|\[\d+\])?)$", "", origin, count=1)
 
 
 def split_key(example: Example) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 from luthier.base.nouns import Rejected, Row
+from luthier.data.readers.headings import LONGEST_HEADING
 from luthier.data.readers.sections import document_rows
 from luthier.data.text import Read, Wanted, document_text, no_text, text_blocks, with_line_feeds
 
@@ -115,7 +116,7 @@ def front_matter(text: str) -> dict[str, str]:
     """The plain values that the front matter has for `ABOUT`'s keys."""
     found = {}
     for line in front_lines(text) or ():
-        if (said := FRONT_VALUE.fullmatch(line)) and said["key"].lower() in ABOUT:
+        if len(line) <= LONGEST_HEADING and (said := FRONT_VALUE.fullmatch(line)) and said["key"].lower() in ABOUT:
             value = said["quoted"] if said["quote"] else said["plain"].strip()
             if value:
                 found[said["key"].lower()] = value

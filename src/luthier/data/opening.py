@@ -60,9 +60,10 @@ def faq_note(rows: Sequence[Row], source: Source) -> str | None:
     faqs, documents = questions_or_not(rows)
     if not 2 * faqs > documents:
         return None
+    which = "the document is" if documents == 1 else f"{faqs} of the first {documents} documents are"
     return (
-        f"format faq: {faqs} of the first {documents} documents are questions with answers; what stands below other "
-        "headings is left out (format: text reads them as documents)"
+        f"format faq: {which} questions with answers; what stands below other headings is left out (format: text reads "
+        "them as documents)"
     )
 
 

@@ -142,7 +142,7 @@ def file_errors(origin: str) -> Iterator[None]:
 def unpacked(raw: IO[bytes], file: Path) -> IO[bytes]:
     """The bytes of an open file, unpacked if its name ends in .gz (a .tar.gz unpacks itself)."""
     packed = file.name.lower().endswith(".gz") and kind_of(file) != ".tar"
-    return io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
+    return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb")) if packed else raw
 
 
 def jsonl_rows(handle: IO[bytes], origin: str, wanted: Wanted, line_number: int = 1) -> Iterator[Read]:

@@ -16,6 +16,7 @@ from luthier.base.store import Store, open_store
 from luthier.base.stored import Progress, Tell
 from luthier.data.chunks import text_bytes
 from luthier.data.dataset import Dataset
+from luthier.data.opening import find_source
 from luthier.data.survey import survey
 from luthier.tokens.facts import Facts, facts_of, marks_of
 from luthier.tokens.render import Renderer
@@ -70,7 +71,7 @@ def streamed_dataset(recipe: Recipe, name: str, root: Path, threads: int, watche
 
     source, store = recipe.data[name], store_of(recipe)
     tell = teller(name, "reading", None, show)
-    workers = workers_for([root / source.path], threads)
+    workers = workers_for([find_source(name, source, root).path], threads)
     return by_main(lambda: survey(name, source, root, store, workers, tell))
 
 

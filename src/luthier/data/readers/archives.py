@@ -111,7 +111,7 @@ def tar_members(handle: IO[bytes], wants: Callable[[str], bool], may: int) -> It
     """A tar archive's files in its order."""
     packed = handle.read(2) == b"\x1f\x8b"
     handle.seek(0)
-    unpacked: Any = gzip.GzipFile(fileobj=handle) if packed else handle
+    unpacked: Any = gzip.GzipFile(fileobj=handle, mode="rb") if packed else handle
     stream: Any = Limited(unpacked, may)
     seen: set[str] = set()
     opened: Any = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115

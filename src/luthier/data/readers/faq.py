@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthier.base.nouns import Rejected, Row
-from luthier.data.readers.headings import Heading, clean, headings, numbered, slug_of
+from luthier.data.readers.headings import LONGEST_HEADING, Heading, clean, headings, numbered, slug_of
 from luthier.data.text import Read
 
 FEWEST, MOST_ASK = 3, 0.6
@@ -18,8 +18,8 @@ DEEP = 7
 WORDS = r"i|we|you|he|she|it|they|there|my|our|your|the|this|that|these|a|an|any|some\w*"
 DOES = r"do|does|did|can|could|should|shall|will|would|is|are|was|were|am|has|have|had|may|might|must"
 ASKS = re.compile(
-    rf"(?:how (?:to|much|many|long|often|{DOES})|(?:what|which|who|whom|whose|where|when|why) (?:\w+ )?(?:{DOES}|to)"
-    rf"|(?:{DOES}) (?:{WORDS}))\b.*",
+    rf"(?:how (?:to|much|many|long|often|{DOES})|(?:what|which|who|whom|whose|where|when|why) (?:{DOES}) \S"
+    rf"|(?:what|which|whose|how) \w+ (?:{DOES}) (?:{WORDS})|(?:{DOES}) (?:{WORDS}))\b.*",
     re.I,
 )
 LABEL = re.compile(
@@ -50,7 +50,7 @@ def questions(text: str) -> tuple[list[Asked], int]:
     current: tuple[Heading, list[str]] | None = None
 
     def close() -> None:
-        if current and (answer := ANSWER.sub("", "\n\n".join(current[1]).strip(), count=1)):
+        if current and (answer := without_label("\n\n".join(current[1]).strip())):
             under = " > ".join(h.words for h in above if h.level < current[0].level and not asks(h.words))
             asked.append(Asked(current[0].words, under, answer))
 
@@ -76,7 +76,8 @@ def with_lines_that_ask(heading: Heading) -> Iterator[Heading]:
     level, words, begun, body, fenced = heading.level, heading.words, heading.line, list[str](), False
     for number, line in enumerate(heading.body.split("\n"), heading.line + 1):
         fenced ^= line.lstrip().startswith(("```", "~~~"))
-        said = None if fenced else LABEL.fullmatch(line) or BOLD.fullmatch(line)
+        short = not fenced and len(line) <= LONGEST_HEADING
+        said = LABEL.fullmatch(line) or BOLD.fullmatch(line) if short else None
         if said is None:
             body.append(line)
             continue
@@ -88,6 +89,12 @@ def with_lines_that_ask(heading: Heading) -> Iterator[Heading]:
     yield Heading(level, words, "\n".join(body), begun)
 
 
+def without_label(answer: str) -> str:
+    """An answer without the A: before it."""
+    label = ANSWER.match(answer)
+    return answer[label.end() :] if label else answer
+
+
 def is_faq(text: str) -> bool:
     """Whether most of a document's sections are questions with their answers."""
     asked, others = questions(text)
@@ -96,19 +103,16 @@ def is_faq(text: str) -> bool:
 
 def faq_rows(text: str, origin: str, about: Mapping[str, Any]) -> Iterator[Read]:
     """A row a question; what stands below other headings is no answer and is left out."""
-    asked, others = questions(text)
+    asked, _ = questions(text)
     seen: Counter[str] = Counter()
     for one in asked:
         row = {"question": one.question, "answer": one.answer, **({"heading": one.under} if one.under else {})}
         yield Row({**row, **about}, f"{origin}#{numbered(slug_of(one.question), seen)}")
     if not asked:
-        said = f"{others} sections" if others else "text"
-        yield Rejected(
-            origin, f"no heading asks anything: {said} without a question. Remove format: faq to read it as text"
-        )
+        yield Rejected(origin, "holds no heading that asks. Take it away, or remove format: faq to read it as text")
 
 
 def questions_or_not(rows: Sequence[Row]) -> tuple[int, int]:
-    """Of documents: how many are a FAQ, and how many there are."""
-    texts = [row.fields["text"] for row in rows if isinstance(row.fields.get("text"), str)]
-    return sum(is_faq(text) for text in texts), len(texts)
+    """Of documents: how many are a FAQ, or pages that say so, and how many there are."""
+    texts = [row for row in rows if isinstance(row.fields.get("text"), str)]
+    return sum(row.fields.get("schema") == "FAQPage" or is_faq(row.fields["text"]) for row in texts), len(texts)

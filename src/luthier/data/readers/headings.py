@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 ATX = re.compile(r" {0,3}(?P<marks>#{1,6})(?:[ \t]+(?P<words>.*?))?(?:[ \t]+#+)?[ \t]*")
 FENCE = re.compile(r"[ \t]*(?P<ticks>`{3,}|~{3,})")
+LONGEST_HEADING = 1000
+"""Characters of a line that may be one."""
 UNDERLINE = re.compile(r" {0,3}(?P<mark>=+|-+)[ \t]*")
 NO_PARAGRAPH = re.compile(r"\s*(?:[-*+>|]|\d+[.)]\s|#|$)| {4}|\t")
 """A line that is no paragraph's: what is underlined below it is no heading."""
@@ -57,6 +59,8 @@ def headings(text: str) -> Iterator[Heading]:
 
 def heading_of(line: str, before: list[str]) -> Heading | None:
     """The heading that a line is, or that it makes of the line before (then `body` is that line)."""
+    if len(line) > LONGEST_HEADING or (before and len(before[-1]) > LONGEST_HEADING):
+        return None
     if atx := ATX.fullmatch(line):
         return Heading(len(atx["marks"]), clean(atx["words"] or ""), "", 0)
     if before and (under := UNDERLINE.fullmatch(line)) and not NO_PARAGRAPH.match(before[-1]):

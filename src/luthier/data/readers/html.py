@@ -17,6 +17,8 @@ from luthier.data.text import OR_SAY, Read, Wanted, encoding_of, not_text, whole
 
 LONGEST_PAGE = 1 << 24
 """Bytes: the tree of a page takes some twenty for one of them."""
+MOST_TAGS = 200_000
+"""Opened and closed: so many take about ten seconds. A novel has some thousand."""
 CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w:.-]+)|<\?xml[^>]+encoding\s*=\s*[\"']([\w:.-]+)", re.I)
 LATIN = {"iso8859-1", "ascii"}
 """What browsers read as cp1252."""
@@ -25,8 +27,8 @@ LINE_START = re.compile(r"^\\(?=[#>+-])", re.M)
 ESCAPED = re.compile(r"\\([\[\]*_`~()!#+.<>|{}-])")
 CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]+`)", re.M | re.S)
 BLANK_LINES = re.compile(r"\n{3,}")
-LINE_END = re.compile(r"[ \t]+$", re.M)
 BLANKS = re.compile(r"[ \t\n\r\f]+")
+CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 PERMALINK = re.compile(r"\s*[#¶§🔗]\s*$")
 NOTHING = "no text is left without menus, scripts and styles. Save the page as a browser shows it, or take it away"
 Asked = list[tuple[str, str]]
@@ -62,22 +64,24 @@ def html_text(handle: IO[bytes], wanted: Wanted) -> str:
     data = whole(handle, LONGEST_PAGE)
     encoding = encoding_of(data[:4], wanted)
     if encoding == "utf-8" and wanted.encoding is None and (said := CHARSET.search(data[:4096])):
-        encoding = named_encoding((said[1] or said[2]).decode())
+        encoding = browsers_encoding((said[1] or said[2]).decode())
     text = data.decode(encoding, "luthier.lone").removeprefix("\ufeff").replace("\r\n", "\n")
     if wrong := not_text(text, OR_SAY):
         raise ValueError(wrong)
-    return text
+    if text.count("<") > MOST_TAGS:
+        raise ValueError(f"more than {MOST_TAGS:,} tags, too many for one page. Part it into several")
+    return CONTROL.sub(" ", text)
 
 
-def named_encoding(name: str) -> str:
-    """Python's name for a page's charset. Raises ValueError on one that nobody knows."""
+def browsers_encoding(charset: str) -> str:
+    """What a page's charset means: Latin-1 is cp1252; UTF-8 is what nobody knows, and what was readable as ASCII while
+    it claimed to be UTF-16."""
     try:
-        known = codecs.lookup(name)
-        b"".decode(known.name)
+        known = codecs.lookup(charset).name
+        b"".decode(known)
     except LookupError:  # "none", and Python's codecs that are no encodings of text
-        raise ValueError(f'its charset "{name}" is not known. Save the page as UTF-8') from None
-    # Browsers take Latin-1 for cp1252; a page that could say "UTF-16" in ASCII letters is not UTF-16.
-    return "cp1252" if known.name in LATIN else "utf-8" if known.name.startswith(("utf-16", "utf-32")) else known.name
+        return "utf-8"
+    return "cp1252" if known in LATIN else "utf-8" if known.startswith(("utf-16", "utf-32")) else known
 
 
 def markdown_of(html: str) -> str:
@@ -99,7 +103,8 @@ def markdown_of(html: str) -> str:
     parts = CODE.split(found)
     shown = [part if i % 2 else LINE_START.sub("\0", part) for i, part in enumerate(parts)]
     shown = [part if i % 2 else ESCAPED.sub(r"\1", part).replace("\0", "\\") for i, part in enumerate(shown)]
-    return BLANK_LINES.sub("\n\n", LINE_END.sub("", "".join(shown))).strip()
+    shown = [f"{part}\n" if part.startswith("```") else part for part in shown]
+    return BLANK_LINES.sub("\n\n", "\n".join(line.rstrip() for line in "".join(shown).split("\n"))).strip()
 
 
 def extracted(page: Any) -> str:
@@ -127,25 +132,31 @@ def tidy(page: Any) -> None:
     for element in page.iter("details", "dl", "dd"):
         element.tag = "div"
     for line_break in page.iter("br"):
-        line_break.tail = f" {line_break.tail or ''}"
+        line_break.tail = f" {CONTROL.sub(' ', line_break.tail or '')}"
     for heading in list(page.iter("h1", "h2", "h3", "h4", "h5", "h6")):
-        words = PERMALINK.sub("", " ".join(heading.text_content().split()))
+        words = PERMALINK.sub("", " ".join(CONTROL.sub(" ", heading.text_content()).split()))
         for child in list(heading):
             heading.remove(child)
         heading.text = words
     kept = {inner for block in page.iter("pre", "textarea") for inner in block.iter()}
     for element in page.iter():
-        if element not in kept:
-            element.text = BLANKS.sub(" ", element.text) if element.text else element.text
-        if element.tail and element.getparent() not in kept:
-            element.tail = BLANKS.sub(" ", element.tail)
+        if element.text:
+            words = CONTROL.sub(" ", element.text)  # &#1; is one too, which lxml reads and does not take back
+            element.text = words if element in kept else BLANKS.sub(" ", words)
+        if element.tail:
+            words = CONTROL.sub(" ", element.tail)
+            element.tail = words if element.getparent() in kept else BLANKS.sub(" ", words)
 
 
 def tree_of(html: str) -> Any:
     """The page as lxml's tree; an XML declaration would make it refuse a string."""
+    from lxml import etree
     from lxml import html as pages
 
-    return pages.document_fromstring(re.sub(r"^\s*<\?xml[^>]*>", "", html), ensure_head_body=True)
+    try:
+        return pages.document_fromstring(re.sub(r"^\s*<\?xml[^>]*>", "", html), ensure_head_body=True)
+    except etree.ParserError:  # nothing but comments
+        return pages.document_fromstring("<html><head></head><body></body></html>")
 
 
 def said_of(html: str) -> tuple[dict[str, str], Asked]:

@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from luthier.base import abilities, alignment, curves, probes, recipe, tuning
+from luthier.base import abilities, alignment, curation, curves, probes, recipe, tuning
 from luthier.base.benchmarks import Benchmarks
+from luthier.base.licences import LicencePolicy
 from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.rubric import Rubric
 from luthier.base.synthesis import Price, Synthesise
@@ -38,6 +39,7 @@ STAGES: dict[str, Model] = {
     "grpo": alignment.Grpo,
     "best_of": alignment.BestOf,
     "synthesise": Synthesise,
+    "curate": curation.Curate,
 }
 PROBES: dict[str, Model] = {
     "choices": probes.ChoicesProbe,
@@ -57,7 +59,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "base": ("`base:`", recipe.Base),
     "fresh": ("`base.fresh:`", recipe.Fresh),
     "source": ("an entry of `data:`", recipe.Source),
-    "training": ("every stage that trains (all but prefer, best_of and synthesise)", tuning.Training),
+    "training": ("every stage that trains (all but prefer and those that make data)", tuning.Training),
     **{kind: (f"a stage, `kind: {kind}`", model) for kind, model in STAGES.items()},
     **{kind: (f"`adapter:` of a training stage, `kind: {kind}`", model) for kind, model in ADAPTERS.items()},
     "freeze": ("`freeze:` of a training stage", tuning.Freeze),
@@ -65,6 +67,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "watchdog": ("`watchdog:` of a training stage", tuning.Watchdog),
     "masking": ("`masking:` of pretrain", tuning.Masking),
     "replay": ("`replay:` of pretrain and sft", tuning.Replay),
+    "licences": ("`licences:` of curate", LicencePolicy),
     "budget": ("`budget:`", tuning.Budget),
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
     "benchmarks": ("`benchmarks:`", Benchmarks),

@@ -235,7 +235,7 @@ def groups(story: Story) -> list[Group]:
     """The figures by their top-level key, each group with the kind of probe that measured it."""
     probes = story.resolved.get("evaluate", {})
     found = []
-    made = {s.name: s.kind for s in story.stages if s.kind in (*PREFERRING, "best_of")}
+    made = {s.name: s.kind for s in story.stages if s.kind in (*PREFERRING, "best_of", "curate")}
     for name, tree in story.report.get("metrics", {}).items():
         benchmark = any(isinstance(leaf, Mapping) and "metric" in leaf for leaf in tree.values())
         known = "benchmark" if benchmark else KIND_BY_GROUP.get(name, name)

@@ -17,7 +17,7 @@ from luthier.base.nouns import Chat, Pair, Record, Text
 from luthier.data.curate.curation import REASONS, Curation, reason_of
 from luthier.data.curate.licences import refusals, verdict
 from luthier.data.curate.questions import asked, words_of
-from luthier.data.curate.topics import coverage, layout, topic_words, topics_of
+from luthier.data.curate.topic_map import map_of, region_words
 from luthier.evals.intervals import bootstrap_mean, paired_bootstrap
 
 MAPPED = 2500
@@ -49,7 +49,7 @@ def figures_of(made: Curation, stage: Curate, seed: int) -> dict[str, Any]:
         "writers": writers_of(made, states),
         "lengths": lengths_of(texts, states),
         "scores": scores_of_rows(made, states),
-        "map": map_of(made, texts, states, seed),
+        "map": mapped(made, texts, states, seed),
         "clusters": clusters_of(made),
         "flaws": flaws_of(made),
         "licences": licences_of(made, stage),
@@ -193,33 +193,24 @@ def scores_of_rows(made: Curation, state_N: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
-def map_of(made: Curation, texts: Sequence[str], state_N: np.ndarray, seed: int) -> dict[str, Any]:
+def mapped(made: Curation, texts: Sequence[str], state_N: np.ndarray, seed: int) -> dict[str, Any]:
     """Rows on a plane, alike beside alike, with what they are about: of many rows a sample, in which the kept ones have
     their share or a third, whatever is more."""
     if not len(texts):
         return {"points": [], "topics": []}
-    rng = np.random.default_rng(seed)
-    at_N = sample_of(state_N, rng)
-    vectors_ND = made.vectors_ND[at_N]
-    place_N2 = layout(vectors_ND, seed)
-    count = int(min(14, max(3, math.sqrt(len(texts) / 15))))
-    topic_N = topics_of(made.vectors_ND, count, seed)
-    count = int(topic_N.max()) + 1
-    names = topic_words(texts, topic_N, count)
+    found = map_of(made.vectors_ND, int(min(14, max(3, math.sqrt(len(texts) / 12)))), seed)
+    count = len(found.middle_R2)
+    names = region_words(texts, found.region_N, count)
     topics = []
-    for k in range(count):
-        mine = topic_N == k
-        there_N2 = place_N2[topic_N[at_N] == k]
-        if not mine.any() or not len(there_N2):
-            continue
-        middle_2 = np.median(there_N2, axis=0)
-        kept = int((mine & (state_N == 3)).sum())
-        fit = int((mine & (state_N > 0)).sum())
-        words = {"name": names[k], "x": float(middle_2[0]), "y": float(middle_2[1])}
-        topics.append(words | {"rows": int(mine.sum()), "fit": fit, "kept": kept})
+    for region in range(count):
+        mine = found.region_N == region
+        x, y = (round(float(value), 3) for value in found.middle_R2[region])
+        kept, fit = (int((mine & (state_N > least)).sum()) for least in (2, 0))
+        topics.append({"name": names[region], "x": x, "y": y, "rows": int(mine.sum()), "fit": fit, "kept": kept})
+    at_N = sample_of(state_N, np.random.default_rng(seed))
     points = [
         [round(float(x), 3), round(float(y), 3), int(state)]
-        for (x, y), state in zip(place_N2.tolist(), state_N[at_N].tolist(), strict=True)
+        for (x, y), state in zip(found.place_N2[at_N].tolist(), state_N[at_N].tolist(), strict=True)
     ]
     return {"points": points, "topics": topics, "sampled": len(at_N) < len(texts)}
 
@@ -308,7 +299,7 @@ def covered(made: Curation, state_N: np.ndarray, seed: int) -> tuple[dict[str, A
     looked_N = fit_N if len(fit_N) <= COMPARED else np.sort(rng.choice(fit_N, COMPARED, replace=False))
 
     def of(rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        return coverage(made.vectors_ND[looked_N], made.vectors_ND[np.asarray(rows)])
+        return nearness(made.vectors_ND[looked_N], made.vectors_ND[np.asarray(rows)])
 
     kept_N = of(made.kept)
     draws = [rng.choice(len(made.rows), len(made.kept), replace=False) for _ in range(DRAWS)]
@@ -319,3 +310,9 @@ def covered(made: Curation, state_N: np.ndarray, seed: int) -> tuple[dict[str, A
         "gain": paired_bootstrap(kept_N, random_N, seed).as_dict(),
     }
     return {**figures, "over": len(looked_N), "rows": len(made.kept)}, {"coverage": dict(figures)}
+
+
+def nearness(vectors_ND: np.ndarray, kept_KD: np.ndarray) -> np.ndarray:
+    """The likeness (cosine) of each row to the nearest kept one, 0 to 1."""
+    parts = [(vectors_ND[at : at + 512] @ kept_KD.T).max(1) for at in range(0, len(vectors_ND), 512)]
+    return np.clip(np.concatenate(parts), 0.0, 1.0).astype(np.float64)

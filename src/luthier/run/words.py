@@ -4,6 +4,9 @@ from __future__ import annotations
 
 PREFERRING = ("reward", "dpo", "orpo", "simpo", "kto")
 """Stages that measure themselves on held-out preferences."""
+SHARES = frozenset({"choices", "answers", "reward", "win_rate", "fill_mask"})
+SHARES |= {"alignment", "cloze", "consistency", "hallucination"}
+"""Kinds of figures that lie in 0..1."""
 COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "--gold", "reward": "--plum"}
 COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | dict.fromkeys(
     ("best_of", "curate"), "--gold"

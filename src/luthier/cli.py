@@ -23,6 +23,7 @@ from luthier.quiet import quiet
 from luthier.verbs.common import Changes, Offline, RecipeFile, RunFolder, SetChanges, find_run, read, screen
 from luthier.verbs.compare import comparing
 from luthier.verbs.curve import curve
+from luthier.verbs.data_report import data
 from luthier.verbs.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 DEMO = """luthier demo: a small language model of a fictional telescope maker, from nothing to an aligned, measured one.
 
   1  pretrain     a new model learns the maker's documents
-  2  sft          questions and answers, about some of the facts only
+  2  curate, sft  of questions and answers about some facts those that hold, and tuning on them
   3  preferences  its own answers in pairs, compared by a simulated rater (a script, not people)
   4  reward       a reward model learns those preferences
   5  ppo          the model is tuned against the reward, held near where it was
@@ -142,13 +143,15 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
         folder = run_recipe(recipe, path, (display,))
     if not speaks:
         return
-    closing(read_json(folder / "report.json"), console)
+    report = read_json(folder / "report.json")
+    closing(report, console)
     print(f"\nreport   {folder / 'report.html'}")
     if recipe.base.model is not None or recipe.base.fresh is not None:
         print(f"talk     luthier chat {folder}")
 
 
 app.add_typer(comparing, name="compare")
+app.add_typer(data, name="data")
 app.command("eval")(evaluate)
 app.command()(curve)
 

@@ -35,6 +35,7 @@ LIBRARIES = {
     "jinja2": ["run/report.py"],
     "jsonschema": ["evals/formats.py"],
     "datasets": ["evals/tasks/readers.py", "data/readers/hub.py"],
+    "lxml": ["data/readers/html.py"],
     "lm_eval": ["evals/harness.py", "evals/benchmarks.py"],
     "numpy": ["*"],
     "bitsandbytes": ["model/quantise.py"],

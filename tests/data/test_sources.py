@@ -20,11 +20,12 @@ from luthier.base.nouns import Rejected, Row
 from luthier.data import documents, tables, text
 from luthier.data.documents import markdown_body
 from luthier.data.sources import find_path, list_files, read_rows
+from luthier.data.text import Wanted
 
 
 def read(path: Path, separator=None):
     files, _ = list_files("x", path)
-    return list(read_rows(files, path, separator))
+    return list(read_rows(files, path, Wanted(separator=separator)))
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -96,7 +97,6 @@ def test_json_shapes(tmp_path):
         ("a.parquet", b"PAR1 nonsense PAR1", "not a readable Parquet file"),
         ("a.csv", "a,b,a\n1,2,3\n", 'a.csv:1: the header line: two columns are called "a"'),
         ("a.csv", b"a,\xe9\n1,2\n", "a.csv:1: the header line: not UTF-8"),
-        ("a.csv", "a,b\n1,2\n".encode("utf-16"), "a.csv: not UTF-8"),
         ("a.csv", 'a,"b\n1,2\n', "a.csv:1: the header line: a quote that opens here is never closed"),
     ],
 )
@@ -189,10 +189,10 @@ def test_markdown(text, body):
 
 
 def test_folder_is_walked_in_order_and_says_what_it_left(tmp_path):
-    for name in ("kb/b.md", "kb/a/z.txt", "kb/a/y.md", "kb/c.pdf", "kb/.git/config.md", "kb/a.md.gz"):
+    for name in ("kb/b.md", "kb/a/z.txt", "kb/a/y.md", "kb/c.png", "kb/.git/config.md", "kb/a.md.gz"):
         written(tmp_path, name, gzip.compress(b"packed") if name.endswith("gz") else name)
     files, notes = list_files("x", tmp_path / "kb")
-    assert notes == ["1 files were left out: 1 .pdf"]
+    assert notes == ["1 files were left out: 1 .png"]
     rows = list(read_rows(files, tmp_path / "kb", None))
     assert [row.origin for row in rows] == ["kb/a/y.md", "kb/a/z.txt", "kb/a.md.gz", "kb/b.md"]
     assert rows[2].fields == {"text": "packed"}
@@ -214,9 +214,9 @@ def test_paths_that_lead_nowhere(tmp_path):
         with pytest.raises(UserError, match=said.replace("?", r"\?")):
             find_path("kb", path, tmp_path)
     with pytest.raises(UserError, match=r"cannot read this kind of file\. Use \.jsonl"):
-        list_files("kb", written(tmp_path, "a.pdf", "x"))
-    with pytest.raises(UserError, match=r"it holds 1 \.pdf"):
-        list_files("kb", written(tmp_path, "only/a.pdf", "x").parent)
+        list_files("kb", written(tmp_path, "a.png", "x"))
+    with pytest.raises(UserError, match=r"it holds 1 \.png"):
+        list_files("kb", written(tmp_path, "only/a.png", "x").parent)
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="it is empty"):
         list_files("kb", tmp_path / "bare")
@@ -288,7 +288,7 @@ def test_text_read_in_blocks_is_the_text(content, block, separator):
         assert list(parts) == whole.split(separator)
 
 
-@pytest.mark.parametrize("spoilt", [b"ok\r\n\xff", b"\xe9\0", b"ab\0", b"\xff\xfea\0", b"\xef\xbb\xbfa\r\n\xc3"])
+@pytest.mark.parametrize("spoilt", [b"ok\r\n\xff", b"\xe9\0", b"ab\0", b"\xff\xfea\0b", b"\xef\xbb\xbfa\r\n\xc3"])
 def test_a_parted_file_that_is_no_text_is_refused_as_a_whole_one_is(tmp_path, spoilt):
     path = written(tmp_path, "a.txt", spoilt)
     assert read(path, "|") == read(path) and isinstance(read(path)[0], Rejected)

@@ -13,7 +13,9 @@ class Source(Strict):
     """A place data comes from. A plain string in the recipe means `path`."""
 
     path: str
-    """A file or a folder, relative to the recipe: .jsonl .json .csv .tsv .parquet .txt .md, also .gz."""
+    """A file or a folder, relative to the recipe: .jsonl .json .csv .tsv .parquet .xlsx .txt .md .html .pdf .docx, also
+    .gz; an archive of such files (.zip .tar .tar.gz .tgz); a URL that fsspec knows (https://, s3://, ...); or
+    path/file.py:function, whose rows (dicts) it yields."""
     format: Literal[
         "auto",
         "text",
@@ -33,8 +35,10 @@ class Source(Strict):
         "comparisons",
         "squad",
         "self_instruct",
+        "faq",
     ] = "auto"
-    """Shape of the rows; auto looks at the first ones and says what it found."""
+    """Shape of the rows; auto looks at the first ones and says what it found. faq: headings
+    of documents that ask, with what stands below them."""
     columns: dict[str, str] = {}
     """Renames columns before the format is read: {question: body, answer: reply}."""
     roles: dict[str, str] = {}
@@ -57,6 +61,11 @@ class Source(Strict):
     """The answer to questions that their passage does not answer (format: squad); null: they are left out."""
     separator: str | None = None
     """For .txt files: the string between documents; default: one document a file."""
+    parts: Literal["document", "section", "page"] = "document"
+    """What of a document (.md .html .docx .pdf) is a row: all of it, what stands below each heading (with the headings
+    on top; column heading), or a page of a .pdf. Rows of one document are one group."""
+    encoding: str | None = None
+    """How text files are written that do not say it themselves (.txt .md .html .csv .tsv): cp1252; default UTF-8."""
     stream: bool = False
     """For data larger than memory: rows are tokenised once into shards on disk (`shards`) and read from there."""
     max_rejected: float = Field(default=0.1, ge=0, le=1)

@@ -19,8 +19,9 @@ from luthier.base.source import Source
 from luthier.base.templates import columns_of
 from luthier.data.formats import PROVENANCE, TEXT, TITLE, convert, detect, renamed
 from luthier.data.messages import Reading
-from luthier.data.sources import find_path, kind_of, list_files, origin_of, read_rows
-from luthier.data.text import Read
+from luthier.data.opening import check_reading, faq_note, find_source, wanted_of
+from luthier.data.sources import origin_of
+from luthier.data.text import PLAIN, Read, Wanted
 from luthier.data.unfold import UNFOLD, unfolded
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def read_dataset(name: str, source: Source, root: Path, hashed: bool = True) -> 
         rejected=rejected,
         files=len(opened.files),
         rows=len(examples) + len(rejected),
-        hash=source_hash(opened, [hash_path(file) for file in opened.files]) if hashed else "",
+        hash=source_hash(opened, [hash_path(file) for file in opened.files], examples) if hashed else "",
         duplicates=len(examples) - len({content(example) for example in examples}),
         notes=opened.notes,
     )
@@ -101,7 +102,9 @@ class Conversion:
     name: str
     source: Source
     format: str
-    """Never auto."""
+    """Never auto, nor faq: its rows are qa."""
+    wanted: Wanted = PLAIN
+    """How the files are read."""
 
     @property
     def reading(self) -> Reading:
@@ -147,32 +150,43 @@ class Opened:
     rows: Iterator[Read]
     """All of them, from the beginning."""
     notes: tuple[str, ...]
+    program: bool = False
+    """Whether a function of the user's makes the rows."""
 
 
 def open_source(name: str, source: Source, root: Path) -> Opened:
     """Finds a source's files, and looks at its first rows. Raises UserError: path missing or of unknown kind, no or
     several formats that fit, a column or role mapping that cannot hold."""
-    path = find_path(name, source.path, root)
-    files, notes = list_files(name, path)
+    found = find_source(name, source, root)
+    if not found.program:
+        check_reading(name, source, found.files)
     check_roles(name, source)
-    read = read_rows(files, path, source.separator)
+    notes, wanted = list(found.notes), wanted_of(source)
+    read = found.rows(wanted)
     first = take(read, LOOKED_AT)
+    if source.format == "auto" and source.prompt is None and (note := faq_note(rows_of(first), source)):
+        wanted, notes = wanted._replace(faq=True), [note, *notes]
+        read = found.rows(wanted)
+        first = take(read, LOOKED_AT)
     check_columns(name, source, rows_of(first))
     sample = [renamed(row, source.columns) for row in rows_of(first)]
-    format: str = "template" if source.prompt is not None else source.format
+    format: str = "template" if source.prompt is not None else "qa" if wanted.faq else source.format
     if format == "auto" and sample:
         format = detect(sample, name)
         notes = [f"format {format}, found from the columns{unused(format, sample)}", *notes]
     check_template(name, source, sample)
-    check_used(name, source, format, files)
-    conversion = Conversion(name, source, format)
-    return Opened(path, files, conversion, conversion.rows(chain(first, read)), tuple(notes))
+    check_used(name, source, format)
+    conversion = Conversion(name, source, format, wanted)
+    rows = conversion.rows(chain(first, read))
+    return Opened(found.path, found.files, conversion, rows, tuple(notes), found.program)
 
 
-def source_hash(opened: Opened, hashes: Sequence[str]) -> str:
-    """Of the files' bytes and of all that the recipe says about the source but its folder."""
+def source_hash(opened: Opened, hashes: Sequence[str], examples: Sequence[Example] = ()) -> str:
+    """Of the files' bytes and of all that the recipe says about the source but its folder; of a function's rows too,
+    which may change while its file does not."""
     named = [[origin_of(file, opened.path), digest] for file, digest in zip(opened.files, hashes, strict=True)]
-    return hash_of([named, opened.conversion.source.model_dump(exclude={"path"})])
+    made = [hash_of([content(example) for example in examples])] if opened.program else []
+    return hash_of([named, opened.conversion.source.model_dump(exclude={"path"}), *made])
 
 
 def part(data: Dataset, share: float) -> Dataset:
@@ -253,8 +267,8 @@ def check_template(name: str, source: Source, rows: Sequence[Row]) -> None:
         raise UserError(wrong)
 
 
-def check_used(name: str, source: Source, format: str, files: Sequence[Path]) -> None:
-    """Raises UserError for settings that rows of this format, or files of this kind, have no use for."""
+def check_used(name: str, source: Source, format: str) -> None:
+    """Raises UserError for settings that rows of this format have no use for."""
     wrong = []
     if source.system is not None and format in ("text", "choices"):
         wrong.append(f"data.{name}.system: its rows are {format}, and no conversations. Remove it.")
@@ -262,8 +276,6 @@ def check_used(name: str, source: Source, format: str, files: Sequence[Path]) ->
         wrong.append(f"data.{name}.roles: its rows are {format}, which name no roles. Remove it.")
     if source.split_by == "group" and format == "choices":
         wrong.append(f"data.{name}.split_by: its rows are choices, which have no group. Give row or origin.")
-    if source.separator is not None and not any(kind_of(file) == ".txt" for file in files):
-        wrong.append(f"data.{name}.separator: is for .txt files, and there are none. Remove it.")
     if wrong:
         raise UserError(wrong)
 
@@ -291,8 +303,9 @@ def fraction(text: str) -> float:
 
 
 def file_of(origin: str) -> str:
-    """The file part of an origin: "faq.csv:17" and "faq.json[3]" without the place."""
-    return re.sub(r":\d+$|\[\d+\]$|(:\d+|\[\d+\])#.*$", "", origin)  # after #: one of several that a row holds
+    """The file part of an origin: "faq.csv:17", "faq.json[3]", "leave.md#travel/per-diem", "book.pdf:p12",
+    "faq.xlsx#prices:7" and "trees.jsonl:3#2" (one of several that a row holds) without the place."""
+    return re.sub(r"(?:(?::\d+|\[\d+\])#.*|(?:#[^#.]*?)?(?::p?\d+|\[\d+\])?)$", "", origin, count=1)
 
 
 def split_key(example: Example) -> str:

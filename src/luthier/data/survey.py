@@ -99,9 +99,8 @@ class Survey:
 
     def pieces(self, done: Mapping[int, Entry]) -> Iterator[Piece]:
         """The chunks, with the number of examples that count in each."""
-        source = self.conversion.source
         taken = {int(entry["file"].split(".")[0]): entry["examples"] for entry in self.entries}
-        for chunk in chunks(self.files, self.path, source.separator, self.chunk):
+        for chunk in chunks(self.files, self.path, self.conversion.wanted, self.chunk):
             if chunk.number not in taken:
                 return
             yield Piece(chunk.number, chunk.share, chunk, taken[chunk.number])
@@ -162,6 +161,8 @@ def survey(name: str, source: Source, root: Path, store: Store, workers: int, te
     """
     opened = open_source(name, source, root)
     check_format(opened.conversion)
+    if opened.program:
+        raise UserError(f"data.{name}.stream: a function's rows cannot be streamed. Write them to a .jsonl file first.")
     hashes = file_hashes(opened.files, store.local / "files.json")
     size, total = chunk_bytes(opened.files), max(1, text_bytes(opened.files))
     shares = min(1.0, SAMPLE_BYTES / total), min(1.0, HELDOUT_BYTES / (total * source.heldout or 1))
@@ -172,13 +173,13 @@ def survey(name: str, source: Source, root: Path, store: Store, workers: int, te
         "format": opened.conversion.format,
         "chunk_bytes": size,
         "kept": list(shares),
-        "code": code_of("base/arrays.py", "data/*.py"),
+        "code": code_of("base/arrays.py", "data/*.py", "data/readers/*.py"),
     }
     folder = store.inside(f"{name}-rows-{name_of(key)}")
 
     def pieces(done: Mapping[int, Entry]) -> Iterator[Piece]:
         left = source.limit
-        for chunk in chunks(opened.files, opened.path, source.separator, size):
+        for chunk in chunks(opened.files, opened.path, opened.conversion.wanted, size):
             if left is not None and left <= 0:
                 return
             yield Piece(chunk.number, chunk.share, chunk, left)
@@ -267,7 +268,7 @@ def mark(of: str | tuple[str, ...]) -> int:
 def parts_of(example: Example) -> dict[str, Any]:
     """A document or a conversation as JSON has it."""
     if isinstance(example, Text):
-        return {"text": example.text, "origin": example.origin}
+        return {"text": example.text, "origin": example.origin, "meta": dict(example.meta) if example.meta else None}
     assert isinstance(example, Chat)
     messages = [{"role": message.role, "content": message.content} for message in example.messages]
     meta = None if example.meta is None else dict(example.meta)
@@ -277,7 +278,7 @@ def parts_of(example: Example) -> dict[str, Any]:
 def example_of(row: Mapping[str, Any]) -> Example:
     """What `parts_of` took apart."""
     if "text" in row:
-        return Text(row["text"], row["origin"])
+        return Text(row["text"], row["origin"], row["meta"])
     messages = tuple(Message(**message) for message in row["messages"])
     return Chat(messages, row["origin"], tuple(row["accept"]), row["meta"])
 

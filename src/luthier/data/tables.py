@@ -6,31 +6,32 @@ import csv
 import io
 import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import IO
 
 from luthier.base.errors import UserError
 from luthier.base.nouns import Rejected, Row
-from luthier.data.text import NOT_UTF8, UTF16, Read, not_text
+from luthier.data.text import LONGEST_LINE, OR_SAY, Read, Wanted, encoding_of, not_text, too_long
 
-LONGEST_RECORD = 1 << 28
+OVERLONG = "\0overlong"
+"""Stands for a line that is too long to be held."""
+LONGEST_RECORD = 1 << 26
 """Characters of one row, above which a quote counts as never closed: it would hold the rest of the file in memory."""
 
 
-def table_rows(handle: IO[bytes], origin: str, sign: str | None) -> Iterator[Read]:
+def table_rows(handle: IO[bytes], origin: str, sign: str | None, wanted: Wanted) -> Iterator[Read]:
     """CSV (RFC 4180) with a header line. Fields may hold line breaks; the origin is a row's first line."""
-    if handle.read(2) in UTF16:
-        raise UserError(f"{origin}: {NOT_UTF8}.")
+    encoding = encoding_of(handle.read(4), wanted)
     handle.seek(0)
     # Undecodable bytes become lone surrogates, so that they spoil their own row and not the file.
-    lines = iter(io.TextIOWrapper(handle, encoding="utf-8", errors="surrogateescape", newline=""))
+    lines = text_lines(io.TextIOWrapper(handle, encoding=encoding, errors="luthier.lone", newline=""))
     top = next(lines, "").removeprefix("\ufeff")
     lines = chain([top], lines) if top else iter(())
     sign = sign or guess_delimiter(top)
     records = table_records(lines, sign)
     line, header = next(records, (0, []))
-    wrong = header if isinstance(header, str) else not_text("".join(header))
+    wrong = header if isinstance(header, str) else wrong_text(header)
     names = [column.strip() or f"column {i}" for i, column in enumerate(header, 1)]
     if not wrong and (twice := [column for column, count in Counter(names).items() if count > 1]):
         wrong = f'two columns are called "{twice[0]}". Rename one'
@@ -39,7 +40,7 @@ def table_rows(handle: IO[bytes], origin: str, sign: str | None) -> Iterator[Rea
     empty = True
     for line, fields in records:
         empty = False
-        wrong = fields if isinstance(fields, str) else not_text("".join(fields))
+        wrong = fields if isinstance(fields, str) else wrong_text(fields)
         if wrong is None and len(fields) != len(names):
             fix = (
                 f"Quote the fields that hold a {json.dumps(sign)}"
@@ -53,14 +54,31 @@ def table_rows(handle: IO[bytes], origin: str, sign: str | None) -> Iterator[Rea
         yield Rejected(origin, "has a header line but no rows")
 
 
-def csv_rows(handle: IO[bytes], origin: str, separator: str | None) -> Iterator[Read]:
+def text_lines(stream: IO[str]) -> Iterator[str]:
+    """The lines of a file, each of a length that fits in memory."""
+    while line := stream.readline(LONGEST_LINE + 1):
+        if len(line) <= LONGEST_LINE:
+            yield line
+            continue
+        while len(line) > LONGEST_LINE and not line.endswith("\n"):
+            line = stream.readline(LONGEST_LINE + 1)
+        yield f"{OVERLONG}\n"
+
+
+def wrong_text(fields: Sequence[str]) -> str | None:
+    """Why the fields of a row are no text, or None."""
+    text = "".join(fields)
+    return too_long() if OVERLONG in text else not_text(text, OR_SAY)
+
+
+def csv_rows(handle: IO[bytes], origin: str, wanted: Wanted) -> Iterator[Read]:
     """A table parted by commas, or by the semicolons or tabs that some spreadsheets write under that name."""
-    return table_rows(handle, origin, None)
+    return table_rows(handle, origin, None, wanted)
 
 
-def tsv_rows(handle: IO[bytes], origin: str, separator: str | None) -> Iterator[Read]:
+def tsv_rows(handle: IO[bytes], origin: str, wanted: Wanted) -> Iterator[Read]:
     """A table parted by tabs."""
-    return table_rows(handle, origin, "\t")
+    return table_rows(handle, origin, "\t", wanted)
 
 
 def guess_delimiter(header: str) -> str:

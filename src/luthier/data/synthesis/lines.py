@@ -162,8 +162,9 @@ ATTRIBUTES = frozenset(
     re.findall(
         r"[\w-]+",
         """rate rates limit limits cost costs price prices fee fees amount amounts deadline date dates due time times
-        hours         address phone number email e-mail contact contacts approver approvers owner owners manager lead notice location
-        description definition meaning purpose length duration frequency size maximum minimum requirement salary
+        hours address phone number email e-mail contact contacts approver approvers owner owners manager lead notice
+        location description definition meaning purpose length duration frequency size maximum minimum requirement
+        salary
         requirements responsibility responsibilities role roles grade level percentage percent target targets budget
         allowance quota period term age weight height capital currency language licence license version format type
         category priority schedule timeline benefit benefits audience goal goals task tasks penalty steps system""",

@@ -17,6 +17,8 @@ LINE = 21
 """Pixels between two labels that would touch."""
 REACH = 26.0
 """Labels nearer than this, in per cent of the width, touch where they are on one line."""
+BORDER = 16.0
+"""Labels so near to a side, in per cent, stand inside of it."""
 MAJOR = 7
 """Topics that are named on a phone too."""
 
@@ -32,9 +34,11 @@ def topic_map(found: Mapping[str, Any]) -> str:
     named = [topic for topic in topics if topic["rows"]]
     labels = []
     for rank, (topic, top) in enumerate(zip(named, apart(named), strict=True)):
-        left = min(max(across(topic["x"]) / WIDE * 100, 9.0), 91.0)
-        minor = " minor" if rank >= MAJOR else ""
-        labels.append(f'<b class="place{minor}" style="left:{left:.1f}%;top:{top:.0f}px">{escape(topic["name"])}</b>')
+        left = across(topic["x"]) / WIDE * 100
+        where = " first" if left < BORDER else " last" if left > 100 - BORDER else ""
+        where += " minor" if rank >= MAJOR else ""
+        left = min(max(left, 1.0), 99.0) if where[:6] in (" first", " last") else left
+        labels.append(f'<b class="place{where}" style="left:{left:.1f}%;top:{top:.0f}px">{escape(topic["name"])}</b>')
     said = "; ".join(f"{topic['name']}: {topic['kept']} of {topic['rows']}" for topic in named)
     return (
         f'<figure class="map"><div class="ground" style="height:{TALL}px" role="img" aria-label="{escape(said)}">'

@@ -1,7 +1,7 @@
 """Records in, the rows worth training on out: every step marks what it speaks against, and nothing is thrown away.
 
-Each row that is left out says why in `out`: a reason of `REASONS`, a colon, and what is particular to the row. The
-order of the steps is the order in which a person would want to be told: a copy of a bad row is called a copy.
+Each row that is left out says why in `out`: a reason of `REASONS`, a colon, and what is particular to the row. What is
+wrong with a row is told before that it is a copy: so what stands for copies is one that nothing speaks against.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from luthier.data.curate.questions import other_things, outvoted, same_question,
 from luthier.data.curate.vectors import tfidf
 
 REASONS = {
-    "duplicate": "exact copies of another row",
-    "near duplicate": "nearly the same as another row",
     "licence": "their licence forbids what the recipe asks for",
     "flawed": "something is plainly wrong with them",
     "evaluated": "they share text with an evaluation set",
-    "contradicted": "most answers to the same question say something else",
     "unsupported": "the documents do not say so",
+    "contradicted": "most answers to the same question say something else",
+    "duplicate": "exact copies of another row",
+    "near duplicate": "nearly the same as another row",
     "low quality": "less quality than the recipe asks for",
     "machine-written": "more of them than the recipe allows",
     "not chosen": "nothing is wrong with them, others were chosen",
@@ -106,7 +106,7 @@ def curate(
     scores = [dict(scores_of(example)) for example in examples]
     base_N = quality(scores)
     out: list[str | None] = [None] * len(rows)
-    clusters = mark_duplicates(rows, texts, how, faults, base_N, out)
+    exact = exact_clusters(texts)
     for index, row in enumerate(rows):
         if out[index] is None and (why := given.forbidden(row)) is not None:
             out[index] = f"licence: {why}"
@@ -115,14 +115,17 @@ def curate(
     tell("looking for evaluation rows")
     seen = contaminated(examples, given.evaluation, how.ngram) if given.evaluation else {}
     mark(out, {i: f"{one.how} with {one.like} ({clip(one.words)})" for i, one in seen.items()}, "evaluated")
-    if how.conflicts:
-        said = outvoted(examples, [i for i, why in enumerate(out) if why is None])
-        mark(out, {i: f"most say {clip(most)}" for i, most in said.items()}, "contradicted")
     if given.doubts is not None:
         tell("holding answers against the documents")
         left = [i for i, why in enumerate(out) if why is None]
         found = given.doubts([examples[i] for i in left])
         mark(out, {i: why for i, why in zip(left, found, strict=True) if why is not None}, "unsupported")
+    if how.conflicts:
+        voters = {exact[i]: i for i in reversed(range(len(rows))) if out[i] is None}  # a copy has no vote
+        said = outvoted(examples, sorted(voters.values()))
+        same = {exact[i]: f"most say {clip(most)}" for i, most in said.items()}
+        mark(out, {i: same[cluster] for i, cluster in enumerate(exact) if cluster in same}, "contradicted")
+    clusters = mark_duplicates(rows, texts, how, exact, base_N, out)
     quality_N = scored(examples, scores, base_N, out, given)
     if how.min_quality is not None:
         low = {i: f"{value:.2f}" for i, value in enumerate(quality_N) if value < how.min_quality}
@@ -168,19 +171,18 @@ def mark_duplicates(
     rows: Sequence[Record],
     texts: Sequence[str],
     how: Curate,
-    faults: Sequence[Sequence[str]],
+    exact: Sequence[int],
     quality_N: np.ndarray,
     out: list[str | None],
 ) -> list[int]:
-    """Marks all but the best row of each cluster; returns the row that stands for each. The best has no flaw, was
-    written by a person rather than a machine, and has the most quality, in this order. A row that speaks of another
+    """Marks all but the best row of each cluster; returns the row that stands for each. The best is one that nothing
+    speaks against, was written by a person rather than a machine, and has the most quality, in this order. A row that speaks of another
     name or number than the best is no duplicate of it, however alike they are: questions from one template are not."""
 
     def standing(i: int) -> tuple[bool, bool, float, int]:
-        return bool(faults[i]), rows[i].provenance.made == "machine", -float(quality_N[i]), i
+        return out[i] is not None, rows[i].provenance.made == "machine", -float(quality_N[i]), i
 
     stands = list(range(len(rows)))
-    exact = exact_clusters(texts)
     near = exact if how.near is None else near_clusters(texts, how.near)
     members: dict[int, list[int]] = defaultdict(list)
     for index, cluster in enumerate(near):

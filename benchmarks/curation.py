@@ -5,8 +5,8 @@ junk is mixed until it is 60 % of the questions and answers.
     python benchmarks/curation.py --out /tmp/curation --small    a minute: that it runs, no figure to quote
 
 Junk, a quarter each: copies (some with other punctuation), wrong answers (another value of the same property),
-answers that belong to another question or to none, and sloppy ones (misspelled, looping, cut off, a stub). What curation
-may look at are the rows and the corpus; the labels only count what it found. One model is pretrained on the corpus, then
+answers that belong to another question or to none, and sloppy ones (misspelled, looping, cut off, a stub). What may be
+looked at are the rows and the corpus; the labels only count what was found. One model is pretrained on the corpus, then
 tuned three times for the same epochs. Accuracy: held-out facts, asked in five wordings. Ends with 1 unless the chosen
 rows are at least as right as all, and beat those at random with intervals that do not overlap.
 """

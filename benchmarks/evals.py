@@ -74,7 +74,8 @@ def train_model(folder: Path) -> None:
             for n in range(0, KNOWN, 5):  # several in a document: after an answer comes the next question
                 file.write(json.dumps({"text": "\n\n".join(texts[n : n + 5])}) + "\n")
     (WORK / "recipe.yaml").write_text(
-        f"name: model\nout: {WORK / 'runs'}\nbase: {start}\ndata:\n  problems: {{path: problems.jsonl, format: text, heldout: 0}}\n"
+        f"name: model\nout: {WORK / 'runs'}\nbase: {start}\ndata:\n"
+        "  problems: {path: problems.jsonl, format: text, heldout: 0}\n"
         "stages:\n  - {kind: pretrain, data: problems, epochs: 1, batch_tokens: 2048, optimizer: muon,\n"
         "     learning_rate: 5.0e-3, max_length: 1024}\n"
     )

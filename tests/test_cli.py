@@ -55,7 +55,8 @@ def test_the_surface_is_small_and_known():
     ]
     groups = {group.name: group.typer_instance.registered_commands for group in app.registered_groups}
     assert {name: [command.name for command in commands] for name, commands in groups.items()} == {
-        "compare": ["answers", "arena", "methods", "ways"]
+        "compare": ["answers", "arena", "methods", "ways"],
+        "data": ["show", "import", "licences"],
     }
 
 

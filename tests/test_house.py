@@ -49,7 +49,7 @@ LIBRARIES = {
     "rensa": ["data/curate/signatures.py"],
     "trafilatura": ["data/readers/html.py"],
     "peft": ["model/tuners.py", "model/virtual.py"],
-    "pyarrow": ["data/sources.py"],
+    "pyarrow": ["data/sources.py", "data/convert.py"],
     "annotated_types": ["base/*"],
     "pydantic": ["base/*"],
     "pydantic_core": ["base/*"],

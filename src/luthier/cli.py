@@ -23,7 +23,8 @@ from luthier.quiet import quiet
 from luthier.verbs.common import Changes, Offline, RecipeFile, RunFolder, SetChanges, find_run, read, screen
 from luthier.verbs.compare import comparing
 from luthier.verbs.curve import curve
-from luthier.verbs.data_report import data
+from luthier.verbs.data import data
+from luthier.verbs.data_report import report as report_data
 from luthier.verbs.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
 
 app.add_typer(comparing, name="compare")
 app.add_typer(data, name="data")
+data.command("report")(report_data)
 app.command("eval")(evaluate)
 app.command()(curve)
 

@@ -62,3 +62,24 @@ def test_what_repeats_by_right_is_left_alone():
 @given(st.text(alphabet="ab. \n", max_size=120))
 def test_cutting_repeats_ends(text):
     without_repeats(text)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "7"]), max_size=60), st.integers(2, 4), st.integers(2, 8))
+def test_a_loop_is_what_trying_every_period_finds(words, times, least_words):
+    best = None
+    for period in range(1, len(words) // 2 + 1):
+        needed = times + 2 * (period <= 2)
+        for first in range(len(words) - period):
+            covered = period
+            while first + covered < len(words) and words[first + covered] == words[first + covered - period]:
+                covered += 1
+            starts = first == 0 or words[first - 1] != words[first - 1 + period]
+            letters = any(not word.isdigit() for word in words[first : first + period])
+            if starts and covered > period and covered >= max(least_words, needed * period) and letters:
+                best = min(best or (first, period, covered), (first, period, covered))
+    found = loop(" ".join(words), times, least_words)
+    assert (best is None) == (found is None)
+    if best is not None:
+        first, period, covered = best
+        assert (found.unit, found.times) == (" ".join(words[first : first + period]), covered // period)
+        assert (found.start, found.end) == (2 * (first + period), 2 * (first + covered) - 1)

@@ -28,6 +28,7 @@ def rows(count, dims, seed, centres=None):
 
 def served(vectors, quality, kept):
     """F(S), as its formula says."""
+    quality = np.sqrt(quality)
     worth = np.maximum(vectors @ vectors[list(kept)].T, 0) * quality[list(kept)]
     return float((quality * worth.max(1)).sum())
 
@@ -43,7 +44,7 @@ def plain_greedy(vectors, quality, keep):
 def test_one_of_each_crowd_the_larger_crowd_first_and_of_a_crowd_the_best():
     # Three orthogonal topics of 4, 3 and 1 rows: a kept row gains the sum of qualities of its topic, times its own.
     vectors = np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 1, 1, 1, 2]]
-    quality = np.array([0.5, 0.5, 0.9, 0.5, 0.5, 0.6, 0.5, 1.0])
+    quality = np.array([0.5, 0.5, 0.9, 0.5, 0.5, 0.6, 0.5, 1.0]) ** 2  # weights are its roots
     # gains: topic 0: 2.4 · 0.9 = 2.16; topic 1: 1.6 · 0.6 = 0.96; topic 2: 1 · 1 = 1
     assert choose(vectors, quality, 3) == [2, 7, 5]
     assert choose(vectors, np.full(8, 0.5), 3) == [0, 4, 7]  # equal quality: by size, the first of each

@@ -10,6 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from luthier.base.errors import UserError
+from luthier.base.source import Source
+from luthier.data.dataset import read_dataset
 from luthier.data.readers.hub import Address, address_of, open_hub
 
 pytest.importorskip("datasets")
@@ -100,3 +102,15 @@ def test_a_broken_file_is_told_while_it_is_read(folder):
     (folder / "bad" / "train.jsonl").write_text('{"a": 1}\nno json at all\n')
     with pytest.raises(UserError, match=r"data.x.path: hub:./bad: "):
         list(open_hub("data.x.path", "hub:./bad", folder).rows())
+
+
+def test_a_source_of_a_recipe(folder):
+    """Detected, split and hashed like any other; `limit` reads no further; other rows are another hash."""
+    source = Source(path="hub:./faq", licence="MIT")
+    got = read_dataset("x", source, folder)
+    assert (got.format, got.rows, got.files) == ("qa", 7, 0) and "split train" in got.notes
+    assert got.hash == read_dataset("x", source, folder).hash
+    assert got.hash != read_dataset("x", Source(path="hub:./faq@test", licence="MIT"), folder).hash
+    assert len(read_dataset("x", Source(path="hub:./faq", limit=3, heldout=0), folder).train) == 3
+    with pytest.raises(UserError, match=r"data.x.path: hub:org/name: the hub"):
+        read_dataset("x", Source(path="hub:org/name"), folder)

@@ -199,8 +199,8 @@ def test_a_verdict_in_words():
     )
     assert found.duties == (
         "Share alike: rows from wiki are passed on under CC-BY-SA-4.0, changed or not.",
-        "Attribution: name the authors of chat and CC-BY-NC-4.0.",
-        "Attribution: name the authors of wiki and CC-BY-SA-4.0.",
+        "Attribution: name the authors of chat, and the licence (CC-BY-NC-4.0).",
+        "Attribution: name the authors of wiki, and the licence (CC-BY-SA-4.0).",
     )
 
 

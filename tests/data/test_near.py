@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.curate.near import bands_for, exact_clusters, jaccards, near_clusters, near_vectors
+from luthier.data.curate import near
+from luthier.data.curate.near import bands_for, exact_clusters, jaccards, near_clusters, near_vectors, numbers_of
 from luthier.data.curate.shingles import PROSE, WIDTH, normal, shingle_sets, shingles
 from luthier.data.curate.signatures import numpy_signature, rensa_signature
 
@@ -120,10 +121,12 @@ def test_recall_and_precision_on_planted_pairs(signature, jaccard):
     left, right = (np.array([pair[k] for pair in pairs]) for k in (0, 1))
     cluster = np.array(near_clusters(texts, jaccard, signature))
     exact, together = jaccards(texts, left, right), cluster[left] == cluster[right]
-    near = exact >= jaccard
-    assert near.sum() > 100 and (~near).sum() > 100
-    assert together[near].mean() >= 0.98  # the bands' 0.98 is for pairs right at the threshold; these lie above it, too
-    assert not together[~near].any()
+    alike = exact >= jaccard
+    assert alike.sum() > 100 and (~alike).sum() > 100
+    assert (
+        together[alike].mean() >= 0.98
+    )  # the bands' 0.98 is for pairs right at the threshold; these lie above it, too
+    assert not together[~alike].any()
     assert len(np.unique(cluster)) == len(texts) - together.sum()
 
 
@@ -157,6 +160,34 @@ def test_a_template_with_many_forms_is_one_cluster():
     assert near_clusters(texts, workers=1) == near_clusters(texts, workers=3)
 
 
+def test_texts_that_are_all_nearly_near_are_compared_so_often_and_no_more(monkeypatch):
+    """400 texts of one mould whose similarities lie a little below the threshold: 79,800 pairs, of which none joins."""
+    rng = random.Random(3)
+    words = ["".join(rng.choices("etaoinshrdlu", k=7)) for _ in range(4_000)]
+    mould = " ".join(rng.choices(words, k=30))
+    texts = [f"{mould} {' '.join(rng.choices(words, k=5))}" for _ in range(400)]
+    pairs = []
+    whole = near.jaccards
+    monkeypatch.setattr(
+        near, "jaccards", lambda texts, left, right: pairs.append(len(left)) or whole(texts, left, right)
+    )
+    monkeypatch.setattr(near, "COMPARED_MOST", 8)
+    assert near_clusters(texts, 0.8) == list(range(400))
+    assert 400 < sum(pairs) < 400 * (8 + 1)
+
+
+def test_texts_with_other_numbers_stay_apart():
+    sizes = [80, 90, 80, 95, 80]
+    texts = [
+        f"How wide is the mirror of the Altair telescope, as delivered? It is {n} mm wide{'!' * k}"
+        for k, n in enumerate(sizes)
+    ]
+    texts[4] = texts[4].replace("delivered", "deliverd")
+    assert numbers_of("From 1,200.5 to 3.") == ("1,200.5", "3")
+    assert near_clusters(texts) == [0, 0, 0, 0, 0]
+    assert near_clusters(texts, marks=[numbers_of(text) for text in texts]) == [0, 1, 0, 3, 0]
+
+
 def test_a_threshold_outside_is_refused():
     for wrong in (0, -1, 1.01):
         with pytest.raises(ValueError, match="jaccard"):
@@ -184,6 +215,6 @@ def test_duplicates_of_lamini_that_were_found_by_hand(shared_data):
     lines = (shared_data / "lamini" / "lamini_docs.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     texts = [f"{row['question']}\n{row['answer']}" for row in rows]
-    exact, near = np.array(exact_clusters(texts)), np.array(near_clusters(texts))
+    exact, alike = np.array(exact_clusters(texts)), np.array(near_clusters(texts))
     assert exact[1319] == exact[1317]
-    assert (exact != np.arange(len(texts))).sum() < (near != np.arange(len(texts))).sum()
+    assert (exact != np.arange(len(texts))).sum() < (alike != np.arange(len(texts))).sum()

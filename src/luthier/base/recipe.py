@@ -14,6 +14,7 @@ from luthier.base.alignment import BestOf, Dpo, Grpo, Kto, Orpo, Ppo, Prefer, Re
 from luthier.base.benchmarks import Benchmarks
 from luthier.base.curation import Curate
 from luthier.base.curves import LearningCurve
+from luthier.base.licences import LicencePolicy
 from luthier.base.probes import Probe
 from luthier.base.source import Source
 from luthier.base.strict import Strict
@@ -130,6 +131,8 @@ class Recipe(Strict):
     """Public benchmarks, or your own, before and after each stage."""
     learning_curve: LearningCurve | None = None
     """Also train a stage on parts of its data, and forecast what more of it would buy."""
+    licences: LicencePolicy | None = None
+    """Which licences and terms the rows may have that are trained on; default: any."""
     seed: int = Field(default=0, ge=0)
     """All randomness is a function of this, a purpose and a counter."""
     out: str = "runs"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.base.sentences import pieces
@@ -39,27 +41,28 @@ class _Word(NamedTuple):
     end: int
 
 
-def _words(text: str) -> list[_Word]:
+@lru_cache(maxsize=8)  # loop, said_again and repeated_frac are asked of one text, one after the other
+def _words(text: str) -> tuple[_Word, ...]:
     plain = _NO_PROSE.sub(lambda found: " " * len(found[0]), text)
-    return [_Word(w[0].lower(), w.start(), w.end()) for w in _TOKEN.finditer(plain)]
+    return tuple([_Word(w[0].lower(), *w.span()) for w in _TOKEN.finditer(plain)])
 
 
 def loop(text: str, times: int = 3, least_words: int = 6) -> Repeat | None:
     """The first phrase that is said at least `times` times in a row, over at least `least_words` words; what counts as
     repeated begins where it is said again. Numbers alone make no loop, nor do code and tables."""
     words = _words(text)
+    lows = [word.low for word in words]
     found: list[tuple[int, int, int]] = []  # (first word, period, words covered)
-    for period in range(1, min(LONGEST_PHRASE, len(words) // 2) + 1):
+    for period in _periods(lows):
         run = 0
-        for i in range(len(words) - period + 1):
-            same = i + period < len(words) and words[i].low == words[i + period].low
-            if same:
+        needed = times + 2 * (period <= SHORT_UNIT)
+        for i in range(len(lows) - period + 1):
+            if i + period < len(lows) and lows[i] == lows[i + period]:
                 run += 1
                 continue
             covered, first = run + period, i - run
-            needed = times + 2 * (period <= SHORT_UNIT)
-            letters = any(not w.low.isdigit() for w in words[first : first + period])
-            if run and covered >= max(least_words, needed * period) and letters:
+            enough = run and covered >= max(least_words, needed * period)
+            if enough and any(not low.isdigit() for low in lows[first : first + period]):
                 found.append((first, period, covered))
             run = 0
     if found:
@@ -72,6 +75,21 @@ def loop(text: str, times: int = 3, least_words: int = 6) -> Repeat | None:
         if any(map(str.isalpha, unit)):
             return Repeat(run_of.start() + len(unit), run_of.end(), unit, len(run_of[0]) // len(unit))
     return None
+
+
+def _periods(lows: Sequence[str]) -> list[int]:
+    """The distances at which two words in a row come again: no other can be a loop's. Most texts have none or a few."""
+    most = min(LONGEST_PHRASE, len(lows) // 2)
+    places: dict[tuple[str, str], list[int]] = {}
+    periods: set[int] = set()
+    for i, pair in enumerate(pairwise(lows)):
+        before = places.setdefault(pair, [])
+        for place in reversed(before):
+            if i - place > most:
+                break
+            periods.add(i - place)
+        before.append(i)
+    return sorted(periods)
 
 
 def said_again(text: str, least_frac: float = 0.4, times: int = 3) -> Repeat | None:

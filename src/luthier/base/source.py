@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from luthier.base.errors import UserError, did_you_mean
 from luthier.base.strict import Strict
 
 
@@ -84,3 +86,15 @@ class Source(Strict):
     group: str | None = None
     """The column whose value says which rows belong together (a customer, a thread, a document): they stay on one side
     of every split. Default: what the reader knows (a thread, a document), else each row by itself."""
+
+
+def source_from(given: Mapping[str, Any]) -> Source:
+    """A source as the command line puts it. Raises UserError with every setting that cannot be."""
+    formats = get_args(Source.model_fields["format"].annotation)
+    if (format := given.get("format", "auto")) not in formats:
+        hint = did_you_mean(str(format), formats)
+        raise UserError(f"--format: {format} is no format.{hint} There are: {', '.join(formats)}.")
+    try:
+        return Source.model_validate(dict(given))
+    except ValidationError as error:
+        raise UserError([f"--{problem['loc'][0]}: {problem['msg']}." for problem in error.errors()]) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 STARTERS = frozenset(
     re.findall(
@@ -32,6 +33,7 @@ STOP = STARTERS | frozenset(
 """Words that mean nothing by themselves."""
 
 
+@lru_cache(maxsize=50_000)
 def stem(word: str) -> str:
     """A word without its commonest endings: "grinds", "grinding" and "ground" are two stems, not three."""
     for ending, put in (

@@ -12,14 +12,21 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.base.errors import UserError, did_you_mean
+from luthier.base.errors import UserError
 from luthier.base.files import hash_of, hash_path, write_jsonl
-from luthier.base.nouns import ROLES, Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
+from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.base.source import Source
-from luthier.base.templates import columns_of
 from luthier.data.formats import PROVENANCE, TEXT, TITLE, convert, detect, renamed
 from luthier.data.messages import Reading
-from luthier.data.opening import check_reading, faq_note, find_source, wanted_of
+from luthier.data.opening import (
+    check_columns,
+    check_reading,
+    check_roles,
+    check_template,
+    faq_note,
+    find_source,
+    wanted_of,
+)
 from luthier.data.sources import origin_of
 from luthier.data.text import PLAIN, Read, Wanted
 from luthier.data.unfold import UNFOLD, unfolded
@@ -67,8 +74,13 @@ def read_dataset(name: str, source: Source, root: Path, hashed: bool = True) -> 
     Raises UserError: path missing or of unknown kind, a file broken as a whole, no or several formats that fit, a
     column or role mapping that cannot hold, no usable row, more than `max_rejected` of the rows rejected.
     """
-    opened = open_source(name, source, root)
+    return read_opened(open_source(name, source, root), hashed)
+
+
+def read_opened(opened: Opened, hashed: bool = True) -> Dataset:
+    """`read_dataset` of a source whose first rows were looked at."""
     reading = opened.conversion
+    name, source = reading.name, reading.source
     examples: list[Example] = []
     rejected: list[Rejected] = []
     for row in opened.rows:
@@ -152,6 +164,8 @@ class Opened:
     notes: tuple[str, ...]
     program: bool = False
     """Whether a function of the user's makes the rows."""
+    first: tuple[Read, ...] = ()
+    """The first of them, as the file has them: these decided what `auto` is."""
 
 
 def open_source(name: str, source: Source, root: Path) -> Opened:
@@ -178,7 +192,7 @@ def open_source(name: str, source: Source, root: Path) -> Opened:
     check_used(name, source, format)
     conversion = Conversion(name, source, format, wanted)
     rows = conversion.rows(chain(first, read))
-    return Opened(found.path, found.files, conversion, rows, tuple(notes), found.program)
+    return Opened(found.path, found.files, conversion, rows, tuple(notes), found.program, tuple(first))
 
 
 def source_hash(opened: Opened, hashes: Sequence[str], examples: Sequence[Example] = ()) -> str:
@@ -226,45 +240,6 @@ def unused(format: str, sample: Sequence[Row]) -> str:
     text = next((column for column in TEXT if column in columns), None)
     left = [column for column in columns if column != text and column not in (*PROVENANCE, TITLE)]
     return f"; not used: {', '.join(left)}" if format == "text" and left else ""
-
-
-def check_roles(name: str, source: Source) -> None:
-    """Raises UserError naming every role of the mapping that no message can have."""
-    wrong = [
-        f"data.{name}.roles.{theirs}: {ours} is not {'|'.join(ROLES)}."
-        + (did_you_mean(ours, ROLES) or " Use one of them.")
-        for theirs, ours in source.roles.items()
-        if ours not in ROLES
-    ]
-    if wrong:
-        raise UserError(wrong)
-
-
-def check_columns(name: str, source: Source, rows: Sequence[Row]) -> None:
-    """Every column that `columns` names must stand in one of the first rows at least."""
-    there = list(dict.fromkeys(key for row in rows for key in row.fields))
-    wrong = [
-        f'data.{name}.columns.{ours}: {rows[0].origin} has no column "{theirs}".'
-        + (did_you_mean(theirs, there) or f" There are: {', '.join(there)}.")
-        for ours, theirs in source.columns.items()
-        if rows and theirs not in there
-    ]
-    if wrong:
-        raise UserError(wrong)
-
-
-def check_template(name: str, source: Source, rows: Sequence[Row]) -> None:
-    """Every column that the recipe's prompt or answer names must stand in one of the first rows at least."""
-    there = {key: None for row in rows for key in row.fields}
-    wrong = [
-        f'data.{name}.{field}: {rows[0].origin} has no column "{column}".'
-        + (did_you_mean(column, there) or f" There are: {', '.join(there)}.")
-        for field, template in (("prompt", source.prompt), ("answer", source.answer))
-        for column in (columns_of(template) if template is not None and rows else ())
-        if column not in there and column.strip().lower() not in there
-    ]
-    if wrong:
-        raise UserError(wrong)
 
 
 def check_used(name: str, source: Source, format: str) -> None:

@@ -18,6 +18,7 @@ from luthier.data.messages import (
     checked,
     from_json,
     hh_messages,
+    is_turns,
     messages_of,
     part,
     shown,
@@ -25,7 +26,7 @@ from luthier.data.messages import (
 )
 from luthier.data.tools import with_tools
 from luthier.data.unfold import UNFOLD
-from luthier.data.verdicts import label_of, strength_of, verdict
+from luthier.data.verdicts import gold_index, label_of, strength_of, verdict
 
 Fields = Mapping[str, Any]
 
@@ -44,7 +45,6 @@ TITLE = "title"
 SHAPES = {"messages", "conversations", "chosen", "rejected", "instruction", "question"}
 KNOWN = {*TEXT, *COMPLETION, *OUTPUT, *INPUT, *PROMPT, *CONTEXT, *OPTIONS, *GOLD, *SHAPES}
 KNOWN |= {"system", "accept", "margin", "agreement", *PROVENANCE}
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Format(NamedTuple):
@@ -209,6 +209,8 @@ def to_prompt_completion(row: Row, reading: Reading) -> Chat:
 def prompt_of(fields: Fields, names: Sequence[str], reading: Reading) -> tuple[Message, ...]:
     """The prompt: a list of messages, or a string that becomes the user's. Alpaca's comes with its input."""
     column, value = value_of(fields, names, reading)
+    if isinstance(value, str) and is_turns(turns := from_json(value)):
+        value = turns
     if isinstance(value, list):
         return messages_of(value, column, reading)
     text = instruction_of(fields, reading) if column == "instruction" else string(fields, [column], reading)
@@ -303,29 +305,6 @@ def to_choice(row: Row, reading: Reading) -> Choice:
         raise Unusable(f"{column}: {shown(options)} is not two or more options with text")
     index = gold_index(gold, options, labels if isinstance(labels, list) else [], gold_column)
     return Choice(string(fields, CONTEXT, reading), tuple(options), index, row.origin)
-
-
-def gold_index(gold: Any, options: list[str], labels: list[Any], column: str) -> int:
-    """The right option's index from an index, a letter, one of the labels, or the option's own words."""
-    meant: set[int] = set()
-    if isinstance(gold, str):
-        said = gold.strip()
-        if said in labels[: len(options)]:
-            return labels.index(said)
-        meant = {index for index, option in enumerate(options) if option.strip() == said}
-        if said.isascii() and said.isdigit() and len(said) < 4:
-            meant.add(int(said))
-        elif len(said) == 1 and said.upper() in LETTERS:
-            meant.add(LETTERS.index(said.upper()))
-    elif isinstance(gold, int) and not isinstance(gold, bool):
-        meant.add(gold)
-    meant &= set(range(len(options)))
-    if len(meant) > 1:
-        raise Unusable(f"{column}: {shown(gold)} can mean several options. Give the index, a number from 0")
-    if not meant:
-        last = LETTERS[len(options) - 1] if len(options) <= len(LETTERS) else "Z"
-        raise Unusable(f"{column}: {shown(gold)} is not 0 to {len(options) - 1}, A to {last} or an option's words")
-    return min(meant)
 
 
 def is_pair(fields: Fields) -> bool:

@@ -184,6 +184,12 @@ def from_json(value: Any) -> Any:
     return value
 
 
+def is_turns(value: Any) -> bool:
+    """Whether a table's cell held messages as JSON, and no question that begins with a bracket."""
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(isinstance(turn, dict) and "role" in turn and "content" in turn for turn in turns)
+
+
 def shown(value: Any) -> str:
     """A value as JSON, cut to fit a line."""
     text = json.dumps(value, ensure_ascii=False, default=str)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from luthier.base.errors import UserError
-from luthier.base.nouns import Row
+from luthier.base.errors import UserError, did_you_mean
+from luthier.base.nouns import ROLES, Row
 from luthier.base.source import Source
+from luthier.base.templates import columns_of
 from luthier.data.readers.faq import questions_or_not
+from luthier.data.readers.hub import is_hub, open_hub
 from luthier.data.readers.program import is_program, program_file, program_rows
 from luthier.data.sources import find_path, kind_of, list_files, read_rows
 from luthier.data.text import Read, Wanted
@@ -37,6 +39,9 @@ def find_source(name: str, source: Source, root: Path) -> Found:
     if is_program(source.path):
         file = program_file(name, source.path, root)
         return Found(file, [file], [], lambda wanted: program_rows(name, source.path, root), True)
+    if is_hub(source.path):
+        found = open_hub(f"data.{name}.path", source.path, root)
+        return Found(Path(source.path), [], [f"split {found.split}"], lambda wanted: found.rows(), True)
     path = find_path(name, source.path, root)
     files, notes = list_files(name, path)
     return Found(path, files, notes, lambda wanted: read_rows(files, path, wanted), False)
@@ -89,3 +94,42 @@ def is_text_encoding(name: str) -> bool:
     except (LookupError, ValueError):
         return False
     return True
+
+
+def check_roles(name: str, source: Source) -> None:
+    """Raises UserError naming every role of the mapping that no message can have."""
+    wrong = [
+        f"data.{name}.roles.{theirs}: {ours} is not {'|'.join(ROLES)}."
+        + (did_you_mean(ours, ROLES) or " Use one of them.")
+        for theirs, ours in source.roles.items()
+        if ours not in ROLES
+    ]
+    if wrong:
+        raise UserError(wrong)
+
+
+def check_columns(name: str, source: Source, rows: Sequence[Row]) -> None:
+    """Every column that `columns` names must stand in one of the first rows at least."""
+    there = list(dict.fromkeys(key for row in rows for key in row.fields))
+    wrong = [
+        f'data.{name}.columns.{ours}: {rows[0].origin} has no column "{theirs}".'
+        + (did_you_mean(theirs, there) or f" There are: {', '.join(there)}.")
+        for ours, theirs in source.columns.items()
+        if rows and theirs not in there
+    ]
+    if wrong:
+        raise UserError(wrong)
+
+
+def check_template(name: str, source: Source, rows: Sequence[Row]) -> None:
+    """Every column that the recipe's prompt or answer names must stand in one of the first rows at least."""
+    there = {key: None for row in rows for key in row.fields}
+    wrong = [
+        f'data.{name}.{field}: {rows[0].origin} has no column "{column}".'
+        + (did_you_mean(column, there) or f" There are: {', '.join(there)}.")
+        for field, template in (("prompt", source.prompt), ("answer", source.answer))
+        for column in (columns_of(template) if template is not None and rows else ())
+        if column not in there and column.strip().lower() not in there
+    ]
+    if wrong:
+        raise UserError(wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -14,6 +15,8 @@ from luthier.base.errors import UserError
 from luthier.base.nouns import Rejected, Row
 from luthier.data.text import LONGEST_LINE, OR_SAY, Read, Wanted, encoding_of, not_text, too_long
 
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet would run, or one that was guarded against that."""
 OVERLONG = "\0overlong"
 """Stands for a line that is too long to be held."""
 LONGEST_RECORD = 1 << 26
@@ -32,7 +35,7 @@ def table_rows(handle: IO[bytes], origin: str, sign: str | None, wanted: Wanted)
     records = table_records(lines, sign)
     line, header = next(records, (0, []))
     wrong = header if isinstance(header, str) else wrong_text(header)
-    names = [column.strip() or f"column {i}" for i, column in enumerate(header, 1)]
+    names = [unguarded(column.strip()) or f"column {i}" for i, column in enumerate(header, 1)]
     if not wrong and (twice := [column for column, count in Counter(names).items() if count > 1]):
         wrong = f'two columns are called "{twice[0]}". Rename one'
     if wrong:
@@ -49,7 +52,7 @@ def table_rows(handle: IO[bytes], origin: str, sign: str | None, wanted: Wanted)
             )
             wrong = f"has {len(fields)} fields, the header has {len(names)}. {fix}"
         at = f"{origin}:{line}"
-        yield Rejected(at, wrong) if wrong else Row(dict(zip(names, fields, strict=True)), at)
+        yield Rejected(at, wrong) if wrong else Row(dict(zip(names, map(unguarded, fields), strict=True)), at)
     if names and empty:
         yield Rejected(origin, "has a header line but no rows")
 
@@ -123,3 +126,14 @@ def table_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, l
                 yield start + begun + 1, fields
         again.extendleft(reversed(record[1:]))
         start += begun + 1
+
+
+def guarded(text: str) -> str:
+    """A text for a cell that a spreadsheet will not run as a formula: an apostrophe stands before one that begins with
+    = + - @, a tab or a carriage return (OWASP, CSV injection), or with apostrophes and then one of these."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def unguarded(text: str) -> str:
+    """What `guarded` was given."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text

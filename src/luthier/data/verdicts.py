@@ -12,6 +12,7 @@ LABELS = {
     "true": True, "good": True, "yes": True, "1": True, "+1": True,
     "false": False, "bad": False, "no": False, "0": False, "-1": False,
 }  # fmt: skip
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def verdict(value: Any) -> bool | None:
@@ -57,3 +58,26 @@ def number_in(fields: Mapping[str, Any], column: str) -> float | None:
     if not math.isfinite(number):
         raise Unusable(f"{column}: {shown(value)} is not a number")
     return number
+
+
+def gold_index(gold: Any, options: list[str], labels: list[Any], column: str) -> int:
+    """The right option's index from an index, a letter, one of the labels, or the option's own words."""
+    meant: set[int] = set()
+    if isinstance(gold, str):
+        said = gold.strip()
+        if said in labels[: len(options)]:
+            return labels.index(said)
+        meant = {index for index, option in enumerate(options) if option.strip() == said}
+        if said.isascii() and said.isdigit() and len(said) < 4:
+            meant.add(int(said))
+        elif len(said) == 1 and said.upper() in LETTERS:
+            meant.add(LETTERS.index(said.upper()))
+    elif isinstance(gold, int) and not isinstance(gold, bool):
+        meant.add(gold)
+    meant &= set(range(len(options)))
+    if len(meant) > 1:
+        raise Unusable(f"{column}: {shown(gold)} can mean several options. Give the index, a number from 0")
+    if not meant:
+        last = LETTERS[len(options) - 1] if len(options) <= len(LETTERS) else "Z"
+        raise Unusable(f"{column}: {shown(gold)} is not 0 to {len(options) - 1}, A to {last} or an option's words")
+    return min(meant)

@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensor
 READERS = (
     *("compare.py", "methods.py", "compare_picture.py", "trackers.py", "versus.py", "versus_page.py", "asked.py"),
     *("versus_words.py", "measures.py", "judging.py", "arena.py", "arena_picture.py", "added.py"),
-    *("tradeoff.py", "sweep.py"),
+    *("tradeoff.py", "sweep.py", "synthesised_page.py"),
     *("curve_page.py", "curve_picture.py", "ways_page.py", "ways_words.py", "forecast.py"),
     *("ask_curve.py", "ask_ways.py"),
 )

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ class Usage:
 class Meter:
     """Lets prompts through as limits and money allow. One for all threads of a stage; owns its lock.
 
-    Before a prompt is sent, the most that it can cost is set aside (its tokens by estimate, and an answer as long as it
-    may be), and what it did cost is counted when the answer is there: together they never pass the cap.
+    Before a prompt is sent, the most that it can cost is set aside: an answer as long as it may be, and twice the
+    tokens that English has for its bytes, more where the endpoint was seen to count more. What it did cost is counted
+    when the answer is there; together they do not pass the cap.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Meter:
         self.capped = 0
         """Prompts that were not sent for the cap's sake."""
         self.aside: dict[str, float] = {}
+        self.denser = 2.0
+        """How many times the estimated tokens a prompt may have."""
         self.sent: deque[tuple[float, int]] = deque()
         self.lock = threading.Lock()
 
@@ -88,7 +92,7 @@ class Meter:
         """Sets aside what a prompt may cost, where the cap leaves room for it."""
         if self.price is None or self.cap_usd is None:
             return True
-        most = cost_usd(self.price, tokens, self.max_new_tokens)
+        most = cost_usd(self.price, ceil(self.denser * tokens), self.max_new_tokens)
         spent = (self.usage.usd(self.price) or 0.0) + sum(self.aside.values())
         if key not in self.aside and spent + most > self.cap_usd:
             return False
@@ -113,7 +117,9 @@ class Meter:
         with self.lock:
             self.aside.pop(key_of(prompt), None)
             if reply.error is None:
-                self.usage.add(*tokens_of(prompt, reply))
+                read, written = tokens_of(prompt, reply)
+                self.usage.add(read, written)
+                self.denser = max(self.denser, read / prompt_tokens(prompt))
 
 
 def tokens_of(prompt: Sequence[Message], reply: Reply) -> tuple[int, int]:

@@ -56,6 +56,7 @@ from luthier.run.story import (
     verdict,
     written,
 )
+from luthier.run.synthesised_page import synthesised
 from luthier.run.words import (
     COLOURS,
     LARGE,
@@ -143,6 +144,7 @@ def page(story: Story) -> dict[str, Any]:
         "contaminated": contaminated(story),
         "wrong": mistakes_of(story),
         "curated": [curation_section(s.name, s.curation) for s in story.stages if s.curation],
+        "synthesised": synthesised(story),
         "curve": curve_section(story.report.get("learning_curve")),
         "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],
         "data": data_tables(story),

@@ -21,17 +21,21 @@ from luthier.base.nouns import Chat, Text
 from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, Probe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Stage, Supervised
+from luthier.base.synthesis import Synthesise
 from luthier.data.dataset import Dataset
 from luthier.run.abilities import of_ability
 from luthier.run.contaminated import all_seen
 from luthier.run.context import Context, asked_prompts
 from luthier.run.judged import judge_problems
+from luthier.run.licences import licence_problems
 from luthier.run.pairs import check_preferences
 from luthier.run.rewards import check_programs
+from luthier.run.synthesise import unfit
 from luthier.run.tune import sources_of
 
 DOCUMENTS = ("text",)
-CONVERSATIONS = ("messages", "sharegpt", "alpaca", "prompt_completion", "qa", "template")
+CONVERSATIONS = ("messages", "sharegpt", "alpaca", "prompt_completion", "qa", "template", "oasst_chats", "squad",
+                 "self_instruct")  # fmt: skip
 
 
 def check_sources(context: Context) -> None:
@@ -52,6 +56,7 @@ def check_sources(context: Context) -> None:
         told = list(of_probe(context, probe)) or list(judge_problems(context, probe))
         told += [said] if not told and (said := all_seen(context, name, probe)) else []
         problems += [f"evaluate.{name}: {said}" for said in told]
+    problems += licence_problems(context)
     if problems:
         raise UserError(problems)
     check_preferences(context)
@@ -77,6 +82,8 @@ def of_stage(context: Context, stage: Stage) -> Iterator[str]:
         for name in sources_of(stage.data, stage.replay):
             if name in context.recipe.data and (data := context.dataset(name)).format not in fit:
                 yield f"{read_as(data)}. Give documents{'' if masked else ' or conversations'}."
+    if isinstance(stage, Synthesise):
+        yield from unfit(context, stage)
     if isinstance(stage, Ppo | Grpo | BestOf | Prefer) and stage.prompts is not None:
         data = context.dataset(stage.prompts)
         if not asked_prompts(data.train + (data.heldout if isinstance(stage, Prefer) else [])):

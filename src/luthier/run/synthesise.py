@@ -3,7 +3,6 @@ was made of the source's training rows and of its held-out ones; rejected.jsonl 
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter
@@ -17,19 +16,19 @@ from luthier.base.files import hash_of
 from luthier.base.nouns import Chat, Example, Provenance, Record, Rejected, Text
 from luthier.base.source import Source
 from luthier.base.synthesis import METHODS, Synthesise, asking
-from luthier.data.dataset import Dataset, file_of, fraction, kind_of_reason, split_key, write_rejected
+from luthier.data.dataset import Dataset, file_of, fraction, split_key, write_rejected
 from luthier.data.records import record_of, write_records
-from luthier.data.synthesis.estimate import Estimate, estimate
+from luthier.data.synthesis.estimate import estimate
 from luthier.data.synthesis.made import Dropped, Made, last_question
 from luthier.data.synthesis.means import Means
 from luthier.data.synthesis.rules import questions_by_rules
 from luthier.data.synthesis.ways import MIXING, WAYS
 from luthier.evals.consistency import is_paraphrase
-from luthier.evals.intervals import wilson
 from luthier.evals.refusals import declines
 from luthier.evals.support import unsupported
 from luthier.run.context import Context
 from luthier.run.kept import SIDES
+from luthier.run.made_facts import Result, facts_of, preflight, reasons_of, spread, told
 from luthier.run.memo import StageFolder
 from luthier.run.paying import CAPPED, Meter
 from luthier.run.writers import Writer, draws, writer_of
@@ -38,8 +37,6 @@ GRADE_TOKENS = 200
 """Longest reply of one who grades."""
 RULES = "luthier's rules"
 """What rows say made them when no model did."""
-SHOWN_ROWS, SHOWN_REASONS = 6, 8
-"""In the stage's record, for the report."""
 
 
 class Sides(NamedTuple):
@@ -151,13 +148,6 @@ def lacking(question: str, answer: str, passage: str) -> str | None:
     return claims[0].why if claims else None
 
 
-class Result(NamedTuple):
-    """What one method made of each side."""
-
-    train: Sequence[Made | Dropped]
-    heldout: Sequence[Made | Dropped]
-
-
 def one_method(name: str, stage: Synthesise, sides: Sides, means: Means | None) -> Result:
     """Runs a method on both sides."""
     if name == "rules":
@@ -173,40 +163,6 @@ def one_method(name: str, stage: Synthesise, sides: Sides, means: Means | None) 
     assert means is not None
     way = WAYS[name]
     return Result(way(sides.train, means), [] if name in MIXING or not sides.heldout else way(sides.heldout, means))
-
-
-def preflight(stage: Synthesise, writers: dict[str, Writer], guess: Estimate) -> str:
-    """What would be sent where, and what it would cost, in words."""
-    what = "passages" if METHODS[stage.methods[0]].reads == "documents" else "prompts"
-    rows = f"{guess.items:,} {what}, about {thousands(guess.source_tokens)} tokens of {stage.data},"
-    places = list(dict.fromkeys(w.url for w in writers.values() if w.url is not None))
-    named = " and ".join(dict.fromkeys(writer.name for writer in writers.values()))
-    if not places:
-        return f"{rows} are read by {named} here; nothing leaves this machine"
-    away = any(writer.leaves for writer in writers.values())
-    where = " and ".join(places) if away else f"{' and '.join(places)}, which is this machine"
-    text = (
-        f"{rows} go to {where} ({named}): {guess.requests:,} questions, about {thousands(guess.tokens_in)} tokens in "
-    )
-    text += f"and {thousands(guess.tokens_out)} out (at most {thousands(guess.most_out)})"
-    if (usd := guess.usd(stage.price)) is not None:
-        most = guess.usd(stage.price, most=True)
-        text += f", about {dollars(usd)}, at most {dollars(most or 0)}"
-    if stage.spend_cap_usd is not None:
-        text += f"; the cap is {dollars(stage.spend_cap_usd)}"
-    return text
-
-
-def thousands(count: int) -> str:
-    """950, 12 k, 1.2 M."""
-    if count < 1000:
-        return str(count)
-    return f"{count / 1e3:.0f} k" if count < 999_500 else f"{count / 1e6:.1f} M"
-
-
-def dollars(usd: float) -> str:
-    """$0.07, $12.40, $0.0004."""
-    return f"${usd:.2f}" if usd >= 0.01 or usd == 0 else f"${usd:.1g}" if usd >= 1e-4 else "less than $0.0001"
 
 
 def finish(
@@ -287,67 +243,6 @@ def group_of(of: Record, name: str) -> str:
     return of.group
 
 
-def facts_of(stage: Synthesise, made: dict[str, Result], dropped: Sequence[Dropped], meter: Meter) -> dict[str, Any]:
-    """What the stage's record tells of itself."""
-    counts = {}
-    for name, result in made.items():
-        kept = [one for side in result for one in side if isinstance(one, Made)]
-        total = len(kept) + sum(isinstance(one, Dropped) for side in result for one in side)
-        counts[name] = {
-            "rows": len(kept),
-            "share": wilson(len(kept), total).as_dict(),
-            "steps": dict(Counter(one.step for one in kept).most_common()),
-            "shown": [shown_row(one) for one in spread(kept, SHOWN_ROWS)],
-        }
-    usage = meter.usage
-    return {
-        "methods": counts,
-        "dropped": dict(reasons_of(dropped).most_common(SHOWN_REASONS)),
-        "usage": {**asdict(usage), "usd": usage.usd(stage.price), "capped": meter.capped},
-    }
-
-
-def spread(rows: Sequence[Made], most: int) -> list[Made]:
-    """Some rows, from the first to the last."""
-    return [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else list(rows)
-
-
-def shown_row(one: Made) -> dict[str, Any]:
-    """A row as the report shows it."""
-    example = one.example
-    if isinstance(example, Chat):
-        return {"question": last_question(example), "answer": example.answer, "origin": example.origin, "how": one.step}
-    asked = next((m.content for m in reversed(example.prompt) if m.role == "user"), "")
-    answers = {"answer": example.chosen, "rejected": example.rejected, "margin": example.margin}
-    return {"question": asked, **answers, "origin": example.origin, "how": one.step}
-
-
-def reasons_of(dropped: Sequence[Dropped]) -> Counter[str]:
-    """Why things were dropped, by kind of reason."""
-    return Counter(re.sub(r'^"[^"]*": ', "", kind_of_reason(one.reason)).strip() for one in dropped)
-
-
-def told(facts: dict[str, Any], meter: Meter) -> Iterator[str]:
-    """What was made, in words."""
-    for name, count in facts["methods"].items():
-        share = count["share"]
-        yield f"{name}: {count['rows']:,} rows made of {share['n']:,} that were tried"
-    if facts["dropped"]:
-        yield "dropped: " + "; ".join(f"{count:,} × {reason}" for reason, count in list(facts["dropped"].items())[:3])
-    usage = facts["usage"]
-    if usage["requests"]:
-        cost = f", {dollars(usage['usd'])}" if usage["usd"] is not None else ""
-        yield (
-            f"{usage['requests']:,} answers paid for: {thousands(usage['tokens_in'])} tokens in, "
-            f"{thousands(usage['tokens_out'])} out{cost}"
-        )
-    if meter.capped:
-        yield (
-            f"the spend cap of {dollars(meter.cap_usd or 0)} stopped {meter.capped:,} questions from being sent: what "
-            "was made until then is kept. Raise spend_cap_usd to go on; nothing is asked twice"
-        )
-
-
 def check_synthesise(context: Context, stage: Synthesise) -> str:
     """What `luthier check` says of the stage: what would be sent where, or what the rules find. Sends nothing."""
     if stage.data not in context.recipe.data:
@@ -368,3 +263,19 @@ def check_synthesise(context: Context, stage: Synthesise) -> str:
             else f"rules: no question is found in {len(sides.train):,} documents"
         )
     return "\n   ".join(said)
+
+
+def unfit(context: Context, stage: Synthesise) -> Iterator[str]:
+    """What is wrong with a stage's source, or with who is to write: what can be told before the first stage runs."""
+    made_here = [other.name or other.kind for other in context.recipe.stages]
+    if stage.data in context.recipe.data:
+        try:
+            rows_for(stage, context.dataset(stage.data))
+        except UserError as error:
+            yield from error.problems
+    for name in (stage.model, stage.judge):
+        if asking(stage) and name is not None and name not in (*made_here, "base"):
+            try:
+                writer_of(context, stage, name, meter_of(stage), lambda more: None)
+            except UserError as error:
+                yield from error.problems

@@ -11,6 +11,7 @@ COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "
 COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | dict.fromkeys(
     ("best_of", "curate"), "--gold"
 )
+COLOURS |= {"synthesise": "--plum"}
 WORK = {
     "pretrain": "learns to continue documents",
     "masked": "learns to fill in hidden words",
@@ -25,6 +26,7 @@ WORK = {
     "grpo": "learns from its own answers which are rewarded",
     "best_of": "its best answers are kept",
     "curate": "the rows worth training on are chosen",
+    "synthesise": "rows are made",
 }
 PAIRS = (
     "Held-out preference pairs: how often the model's implicit reward is higher for the preferred answer, beside a "

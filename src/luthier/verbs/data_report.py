@@ -10,15 +10,7 @@ import typer
 from luthier.base.errors import UserError, did_you_mean
 from luthier.quiet import quiet
 
-data = typer.Typer(help="Looks at data: what it is about, what is wrong with it.", no_args_is_help=True)
 
-
-@data.callback()
-def about() -> None:
-    """Looks at data: what it is about, what is wrong with it."""
-
-
-@data.command("report")
 def report(
     what: Annotated[Path, typer.Argument(metavar="WHAT", help="A file, a folder of files, or a run's folder.")],
     out: Annotated[Path | None, typer.Option(help="The page; default: NAME-data.html here, or in the run.")] = None,

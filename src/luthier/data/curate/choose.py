@@ -2,7 +2,7 @@
 
     choose(tfidf(texts), quality(scores), 1000, limits=[generated])    -> numbers of rows, the most useful first
 
-`facility` maximises F(S) = Σᵢ qᵢ · max_{j∈S} qⱼ · max(0, cos(i, j)), the facility location function with qualities:
+`facility` maximises F(S) = Σᵢ wᵢ · max_{j∈S} wⱼ · max(0, cos(i, j)) with w = √quality, the facility location function:
 every row is served by the kept row that is nearest to it and good, and good rows count for more. F is monotone and
 submodular, so choosing greedily reaches (1 - 1/e) of the best that is possible (Nemhauser, Wolsey and Fisher 1978).
 `k-centre` keeps the largest distance of a row to its nearest kept one small, within twice the best (Gonzalez 1985): it
@@ -26,6 +26,9 @@ MOST_CANDIDATES = 20_000
 MOST_PAIRS = 160_000_000
 """Similarities held at once, 4 bytes each. Where there are more, a sample of the rows stands for all that F sums over:
 8,000 of them for 20,000 candidates, and the mean of F is off by 1 % or so."""
+QUALITY_POWER = 0.5
+"""Of quality in F. With 1 the choice from `lamini_docs` covers hardly more than one at random; with 0 it covers most,
+and its quality is that of rows at random (docs/data-choosing.md)."""
 AT_ONCE = 512
 """Rows of a matrix product."""
 
@@ -49,33 +52,32 @@ def choose(
     if len(vectors_ND) != len(quality_N) or keep < 0 or any(len(limit.members_N) != len(quality_N) for limit in limits):
         raise ValueError(f"{len(vectors_ND)} vectors, {len(quality_N)} qualities, keep {keep}: these do not fit")
     vectors_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
-    quality_N = np.clip(np.asarray(quality_N, dtype=np.float32), 1e-6, 1)
+    weight_N = np.clip(np.asarray(quality_N, dtype=np.float32), 1e-6, 1) ** np.float32(QUALITY_POWER)
     room = Room(limits, keep, len(vectors_ND))
-    chosen = (
-        _facility(vectors_ND, quality_N, room, seed) if how == "facility" else _k_centre(vectors_ND, quality_N, room)
-    )
-    return list(chosen)
+    if how == "k-centre":
+        return list(_k_centre(vectors_ND, weight_N, room))
+    return list(_facility(vectors_ND, weight_N, room, seed))
 
 
-def _k_centre(vectors_ND: np.ndarray, quality_N: np.ndarray, room: Room) -> Iterator[int]:
-    """The best row first, then each time the one farthest from all kept ones, its distance times its quality."""
+def _k_centre(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room) -> Iterator[int]:
+    """The best row first, then each time the one farthest from all kept ones, its distance times its weight."""
     distance_N = np.full(len(vectors_ND), np.float32(1))
     while (open_N := room.open()) is not None:
-        row = int(np.where(open_N, distance_N * quality_N, -1).argmax())
+        row = int(np.where(open_N, distance_N * weight_N, -1).argmax())
         room.take(row)
         yield row
         apart_N = np.sqrt(np.maximum(2 - 2 * (vectors_ND @ vectors_ND[row]), 0))
         distance_N = apart_N if room.taken == 1 else np.minimum(distance_N, apart_N)
 
 
-def _facility(vectors_ND: np.ndarray, quality_N: np.ndarray, room: Room, seed: int) -> Iterator[int]:
+def _facility(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, seed: int) -> Iterator[int]:
     """Lazy greedy (Minoux 1978): gains only shrink as rows are kept, so an old gain is a bound, and only rows whose
     bound is highest are looked at anew. The choice is that of plain greedy."""
-    candidate_C = _candidates(vectors_ND, quality_N, room, seed)
+    candidate_C = _candidates(vectors_ND, weight_N, room, seed)
     served_R = _served(len(vectors_ND), len(candidate_C), seed)
-    worth_CR = _worths(vectors_ND, quality_N, candidate_C, served_R)
+    worth_CR = _worths(vectors_ND, weight_N, candidate_C, served_R)
     best_R = np.zeros(len(served_R), dtype=np.float32)
-    weight_R = quality_N[served_R]
+    weight_R = weight_N[served_R]
     bound_C = _products(worth_CR, weight_R)
     made_C = np.zeros(len(candidate_C), dtype=np.int64)
     while (open_N := room.open()) is not None:
@@ -96,14 +98,14 @@ def _facility(vectors_ND: np.ndarray, quality_N: np.ndarray, room: Room, seed: i
         yield int(candidate_C[first])
 
 
-def _worths(vectors_ND: np.ndarray, quality_N: np.ndarray, of_C: np.ndarray, for_R: np.ndarray) -> np.ndarray:
-    """[C, R] what a candidate is worth to a row: its quality times their cosine, 0 where that is negative."""
+def _worths(vectors_ND: np.ndarray, weight_N: np.ndarray, of_C: np.ndarray, for_R: np.ndarray) -> np.ndarray:
+    """[C, R] what a candidate is worth to a row: its weight times their cosine, 0 where that is negative."""
     worth_CR = np.empty((len(of_C), len(for_R)), dtype=np.float32)
     served_DR = np.ascontiguousarray(vectors_ND[for_R].T)
     for start in range(0, len(of_C), AT_ONCE):
         some = of_C[start : start + AT_ONCE]
         part = worth_CR[start : start + len(some)]
-        np.matmul(vectors_ND[some] * quality_N[some, None], served_DR, out=part)
+        np.matmul(vectors_ND[some] * weight_N[some, None], served_DR, out=part)
         np.maximum(part, 0, out=part)
     return worth_CR
 
@@ -113,7 +115,7 @@ def _products(worth_CR: np.ndarray, weight_R: np.ndarray) -> np.ndarray:
     return np.array([row @ weight_R for row in worth_CR], dtype=np.float64)
 
 
-def _candidates(vectors_ND: np.ndarray, quality_N: np.ndarray, room: Room, seed: int) -> np.ndarray:
+def _candidates(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, seed: int) -> np.ndarray:
     """The rows that may be chosen, in order: all, or of each topic (and each limit's rows) the best."""
     most = max(MOST_CANDIDATES, 4 * room.keep)
     rows = np.flatnonzero(room.possible())
@@ -121,7 +123,7 @@ def _candidates(vectors_ND: np.ndarray, quality_N: np.ndarray, room: Room, seed:
         return rows
     topic = topics_of(vectors_ND[rows], max(16, round(len(rows) ** 0.5)), seed)
     # Place of each row in its topic by quality, as a share: the best of every topic come first.
-    order = np.lexsort((rows, -quality_N[rows], topic))
+    order = np.lexsort((rows, -weight_N[rows], topic))
     sizes = np.bincount(topic)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     share = np.empty(len(rows))

@@ -176,8 +176,9 @@ def mark_duplicates(
     out: list[str | None],
 ) -> list[int]:
     """Marks all but the best row of each cluster; returns the row that stands for each. The best is one that nothing
-    speaks against, was written by a person rather than a machine, and has the most quality, in this order. A row that speaks of another
-    name or number than the best is no duplicate of it, however alike they are: questions from one template are not."""
+    speaks against, was written by a person rather than a machine, and has the most quality, in this order. A row that
+    speaks of another name or number than the best is no duplicate of it, however alike they are: questions from one
+    template are not."""
 
     def standing(i: int) -> tuple[bool, bool, float, int]:
         return out[i] is not None, rows[i].provenance.made == "machine", -float(quality_N[i]), i

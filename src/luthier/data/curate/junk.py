@@ -64,6 +64,7 @@ VOWELLESS_FRAC = 0.4
 """Words of three letters or more without a vowel: of English words 1 %, of abbreviations and keyboard mash more."""
 LONGEST_WORD = 45
 """Letters: the longest word of a large English dictionary."""
+VOWELS = frozenset("aeiouyàâäéèêëïîôöùûüæœåøáíóúãõ")
 LEAST_WORD_FRAC = 0.4
 """Letters and digits among the characters that are no blanks; prose has 0.95, a formula 0.6."""
 
@@ -110,7 +111,7 @@ def mash(text: str) -> str:
     if re.search("[bcdfghjklmnpqrstvwxz]{7}", " ".join(words)):  # "latchstring" has six
         return "has letters in a row that no word has"
     tried = [word for word in words if len(word) >= 3]
-    if len(tried) >= 5 and sum(not re.search("[aeiouy]", word) for word in tried) > VOWELLESS_FRAC * len(tried):
+    if len(tried) >= 5 and sum(VOWELS.isdisjoint(word) for word in tried) > VOWELLESS_FRAC * len(tried):
         return "its words have no vowels"
     return ""
 

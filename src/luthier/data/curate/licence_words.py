@@ -65,7 +65,7 @@ def duties_of(lines: Sequence[Line]) -> tuple[str, ...]:
         said.append(f"{names} each ask for themselves: the rows cannot be published as one set under one licence.")
     named = [line for line in lines if line.licence and line.terms.attribution]
     for id_ in dict.fromkeys(line.licence.id for line in named if line.licence):
-        said.append(f"Attribution: name the authors of {_sources(named, id_)} and {id_}.")
+        said.append(f"Attribution: name the authors of {_sources(named, id_)}, and the licence ({id_}).")
     for line in lines:
         if line.licence and line.licence.terms.field and line.licence.terms.commercial:
             said.append(f"{line.licence.id} ({line.source}): {line.licence.terms.field}.")

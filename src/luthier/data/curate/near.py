@@ -8,8 +8,9 @@ signatures, what is near the threshold or above it is compared exactly, and what
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from itertools import pairwise
@@ -33,6 +34,9 @@ ALL_PAIRS_MOST = 32
 the clusters found there, so that a template with a million forms costs a million comparisons and not 10¹²."""
 LEADERS_MOST = 64
 """Of a bucket: what none of so many first texts is like stays single there (other bands see it again)."""
+COMPARED_MOST = 64
+"""Exact comparisons of a text with those before it, over all bands: a million texts that are all nearly near cost 64
+million comparisons at most. In other data hardly a text has five."""
 AT_ONCE_PAIRS = 20_000
 """Compared at once: some 6 million hashes."""
 AT_ONCE_ROWS = 1024
@@ -69,11 +73,17 @@ def exact_clusters(texts: Sequence[str]) -> list[int]:
 
 
 def near_clusters(
-    texts: Sequence[str], jaccard: float = 0.8, signature: Signature | None = None, workers: int | None = None
+    texts: Sequence[str],
+    jaccard: float = 0.8,
+    signature: Signature | None = None,
+    workers: int | None = None,
+    marks: Sequence[Hashable] | None = None,
 ) -> list[int]:
     """Of each text the index of the first of its cluster: two texts are near where the Jaccard similarity of their
     shingles is at least `jaccard`, and a cluster is what such pairs join (single linkage). Texts without letters are
-    like their equals only. Raises ValueError for a threshold outside 0 to 1.
+    like their equals only. `marks`: texts with different marks are never near, however alike they are: with
+    `numbers_of` for each text, "the Altair is 80 mm wide" and "the Altair is 90 mm wide" stay two facts. Raises
+    ValueError for a threshold outside 0 to 1.
 
     A million texts of 150 characters take about 1 GB besides themselves; `workers` threads (all cores) hash them.
     """
@@ -84,11 +94,18 @@ def near_clusters(
     joined = Joined(len(texts))
     joined.parent[:] = firsts
     unique = np.flatnonzero(firsts == np.arange(len(texts)))
-    comparing = _Comparing(texts, sketches, jaccard, joined)
+    number: dict[Hashable, int] = {}
+    mark_N = None if marks is None else np.array([number.setdefault(mark, len(number)) for mark in marks])
+    comparing = _Comparing(texts, sketches, jaccard, joined, mark_N)
     for band in range(bands.number):
         members, groups = _buckets(keys[:, band], unique)
         comparing.buckets(members, groups)
     return joined.roots(np.arange(len(texts))).tolist()
+
+
+def numbers_of(text: str) -> tuple[str, ...]:
+    """The numbers of a text, in their order: a mark for `near_clusters` where a number is what a row is about."""
+    return tuple(re.findall(r"\d+(?:[.,]\d+)*", text))
 
 
 class Joined:
@@ -189,8 +206,16 @@ def _buckets(key_N: np.ndarray, unique: np.ndarray) -> tuple[np.ndarray, np.ndar
 class _Comparing:
     """Compares candidates: what is known of the texts, and the clusters so far."""
 
-    def __init__(self, texts: Sequence[str], sketch_NK: np.ndarray, jaccard: float, joined: Joined) -> None:
-        self.texts, self.sketch_NK, self.jaccard, self.joined = texts, sketch_NK, jaccard, joined
+    def __init__(
+        self,
+        texts: Sequence[str],
+        sketch_NK: np.ndarray,
+        jaccard: float,
+        joined: Joined,
+        mark_N: np.ndarray | None,
+    ) -> None:
+        self.texts, self.sketch_NK, self.jaccard, self.joined, self.mark_N = texts, sketch_NK, jaccard, joined, mark_N
+        self.compared_N = np.zeros(len(texts), dtype=np.uint16)
         self.least = jaccard - DEVIATIONS * math.sqrt(jaccard * (1 - jaccard) / COLUMNS)
 
     def buckets(self, members: np.ndarray, groups: np.ndarray) -> None:
@@ -211,10 +236,15 @@ class _Comparing:
 
     def compare(self, left_P: np.ndarray, right_P: np.ndarray) -> None:
         """Joins the pairs that are near."""
+        if self.mark_N is not None:
+            alike = self.mark_N[left_P] == self.mark_N[right_P]
+            left_P, right_P = left_P[alike], right_P[alike]
         for start in range(0, len(left_P), AT_ONCE_PAIRS):
             left, right = left_P[start : start + AT_ONCE_PAIRS], right_P[start : start + AT_ONCE_PAIRS]
             likely = (self.sketch_NK[left] == self.sketch_NK[right]).mean(1) >= self.least
+            likely &= self.compared_N[right] < COMPARED_MOST
             left, right = left[likely], right[likely]
+            np.add.at(self.compared_N, right, 1)
             near = jaccards(self.texts, left, right) >= self.jaccard
             self.joined.join(left[near], right[near])
 

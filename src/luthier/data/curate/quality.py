@@ -12,6 +12,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -95,8 +96,9 @@ def _content(text: str) -> set[str]:
     return {*content_words(text), *re.findall(r"\d+(?:[.,]\d+)*", text)}
 
 
+@lru_cache(maxsize=8)
 def _junk(parts: Parts) -> dict[str, list[str]]:
-    """Bits of junk by the words that say what they are."""
+    """Bits of junk by the words that say what they are; scores and flaws are asked of one row, one after the other."""
     answer, prompt = parts.answer, parts.prompt
     return {
         "is in a wrong encoding": junk.mojibake(f"{prompt}\n{answer}"),

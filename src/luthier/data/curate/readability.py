@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from luthier.base.sentences import sentences
@@ -44,7 +45,7 @@ def readability(text: str) -> Readability | None:
     said = sum(1 for sentence in sentences(prose) if _WORD.search(sentence))
     per_sentence = len(words) / max(1, said)
     per_word = sum(map(syllables, words)) / len(words)
-    long = sum(sum(map(str.isalpha, word)) > LONG_LETTERS for word in words) / len(words)
+    long = sum(len(word) > LONG_LETTERS and _letters(word) > LONG_LETTERS for word in words) / len(words)
     return Readability(
         206.835 - 1.015 * per_sentence - 84.6 * per_word,
         0.39 * per_sentence + 11.8 * per_word - 15.59,
@@ -52,6 +53,11 @@ def readability(text: str) -> Readability | None:
     )
 
 
+def _letters(word: str) -> int:
+    return sum(map(str.isalpha, word))
+
+
+@lru_cache(maxsize=50_000)
 def syllables(word: str) -> int:
     """Syllables of an English word: groups of vowels, without a silent ending, one more where two vowels are two."""
     word = word.casefold().replace("'", "").replace("’", "")

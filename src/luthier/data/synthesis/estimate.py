@@ -75,7 +75,8 @@ class Rehearsal:
 
 def typical(prompt: str, number: int) -> str:
     """A reply of the usual length and form; no two hold the same words."""
-    count = int(said[1]) if (said := re.search(r"\b(?:up to|in|Write) (\d+) ", prompt)) else 1
+    asked_for = re.search(r"Write up to (\d+) questions|in (\d+) other ways|Write (\d+) more", prompt)
+    count = int(next(number for number in asked_for.groups() if number)) if asked_for else 1
     if "one word: yes or no" in prompt:
         return "no"
     if '"Score: <rating>"' in prompt:

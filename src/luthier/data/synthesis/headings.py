@@ -77,6 +77,8 @@ def question_of(heading: str, title: str, corpus: Corpus, instructs: bool) -> tu
     """(question, what kind of heading it was). `instructs`: what stands below tells someone what to do."""
     words = " ".join(NUMBERED.sub("", heading).replace("&", "and").split()).strip(" :.–—-*")
     words = words.capitalize() if words.isupper() and len(words.split()) > 1 else words
+    if words.endswith("?") and words.casefold().startswith(("how to ", "what to ", "when to ", "where to ")):
+        words = words.rstrip(" ?")
     if words.endswith("?"):
         asked = as_asked(words) if re.search(r"\b(?:my|I|me)\b", words) is None else words
         asked = asked[0].upper() + asked[1:]
@@ -143,6 +145,8 @@ def deed(words: str, corpus: Corpus, instructs: bool) -> tuple[str, str] | None:
         return None
     rest = cased(" ".join(parts[1:]), corpus)
     rest = re.sub(r"\b(and|or) (\w+ing)\b", lambda m: f"{m[1]} {base_form(m[2], corpus) or m[2]}", rest)
+    if not content_words(rest):
+        return None
     return f"How do I {verb} {as_asked(rest)}?", "a heading that says how"
 
 
@@ -196,6 +200,9 @@ OPENERS = frozenset(
 """How a heading begins that names no thing."""
 
 
+ADJECTIVES = ("able", "ible", "ful", "less", "ly", "ed")
+
+
 def topic_question(words: str, corpus: Corpus, answer: str) -> str | None:
     """A question about what a heading names, when nothing better can be made of it: a thing of two to five words of
     which the answer speaks."""
@@ -209,11 +216,14 @@ def topic_question(words: str, corpus: Corpus, answer: str) -> str | None:
     first = parts[0].casefold()
     if first in OPENERS or first in VERBS - ALSO_NOUNS or base_form(parts[0], corpus):
         return None
-    if first in VERBS and (len(parts) > 2 or bound_object(parts[1].casefold())):
+    if first in VERBS and (len(parts) > 2 or bound_object(parts[1].casefold()) or not parts[1].islower()):
         return None
-    if parts[-1].casefold().endswith(("able", "ible", "ful", "less", "ly", "ed")):
+    if parts[-1].casefold().endswith((*ADJECTIVES, "example", "examples", "list", "template", "overview")):
         return None
     named = set(content_words(said))
     if len(named & set(content_words(answer))) < (len(named) + 1) // 2:
         return None
+    for article in ("the", "an", "a"):
+        if re.search(rf"\b{article} {re.escape(said)}\b", answer, re.IGNORECASE):
+            return f"What should I know about {article} {said}?"
     return f"What should I know about {said}?"

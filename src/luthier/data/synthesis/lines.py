@@ -100,13 +100,8 @@ def of_paragraph(
             yield Candidate(
                 f"{what} if {as_asked(f'{of[1]} {of[2]}')}?", answer, "question from a condition", page, section.heading
             )
-        elif at == 0 and (term := defined(sentence, corpus, f"{page.title} {section.heading}")) is not None:
-            verb = (
-                "are"
-                if re.match(r".+? are ", sentence) and not re.search(rf"{re.escape(term)} is ", sentence)
-                else "is"
-            )
-            yield Candidate(f"What {verb} {term}?", answer, "question from a definition", page, section.heading)
+        elif at == 0 and (asks := defined(sentence, corpus, f"{page.title} {section.heading}")) is not None:
+            yield Candidate(asks, answer, "question from a definition", page, section.heading)
 
 
 def block_of(text: str, like: Block) -> Block:
@@ -132,7 +127,7 @@ NO_TERM = re.compile(
 
 
 def defined(sentence: str, corpus: Corpus, about: str) -> str | None:
-    """What a sentence defines, as a question would name it; None where it defines nothing, or something in passing that
+    """ "What is telework?" of a sentence that says so; None where it defines nothing, or something in passing that
     neither has a name nor is what the page or the heading is `about`."""
     found = DEFINES.match(sentence)
     if found is None:
@@ -150,7 +145,7 @@ def defined(sentence: str, corpus: Corpus, about: str) -> str | None:
         return None
     if not article and not named and found["is"] == "is" and not base_like(bare):
         return None
-    return f"{article.lower()} {word}" if article else word
+    return f"What {found['is']} {article.lower()} {word}?" if article else f"What {found['is']} {word}?"
 
 
 def base_like(term: str) -> bool:
@@ -161,13 +156,13 @@ def base_like(term: str) -> bool:
 ATTRIBUTES = frozenset(
     re.findall(
         r"[\w-]+",
-        """rate rates limit limits cost costs price prices fee fees amount amounts deadline date dates due time times
-        hours address phone number email e-mail contact contacts approver approvers owner owners manager lead notice
-        location description definition meaning purpose length duration frequency size maximum minimum requirement
-        salary
-        requirements responsibility responsibilities role roles grade level percentage percent target targets budget
-        allowance quota period term age weight height capital currency language licence license version format type
-        category priority schedule timeline benefit benefits audience goal goals task tasks penalty steps system""",
+        """rate rates limit limits cost costs price prices fee fees amount amounts deadline date dates due time
+        times hours address phone number email e-mail contact contacts approver approvers owner owners manager
+        lead notice location description definition meaning purpose length duration frequency size maximum
+        minimum requirement salary requirements responsibility responsibilities role roles grade level
+        percentage percent target targets budget allowance quota period term age weight height capital currency
+        language licence license version format type category priority schedule timeline benefit benefits
+        audience goal goals task tasks penalty steps system""",
     )
 )
 """What a column is called whose cells are facts about their rows."""
@@ -182,7 +177,9 @@ def of_table(page: Page, section: Section, block: Block, corpus: Corpus) -> Iter
     if len(set(names)) < len(names) or any(not 0 < len(name.split()) <= 9 for name in names):
         return
     for row in rows:
-        if re.search(r"[\"“”?!]|\.{3}|…|^\W|\btotals?\b", row[0], re.IGNORECASE) or not re.search(r"[^\W\d_]", row[0]):
+        if re.search(r"[\"“”?!]|\.{3}|…|^\W|\W$|\btotals?\b", row[0], re.IGNORECASE) or not re.search(
+            r"[^\W\d_]", row[0]
+        ):
             continue
         for column, cell in zip(head[1:], row[1:], strict=True):
             bare = re.sub(r"\s*\(.*?\)|[*:]", "", column).strip()

@@ -9,10 +9,13 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 LONGEST = 200_000
 """Characters of a reply that are looked at."""
+TRIED, MENDED = 200, 20
+"""Brackets at which JSON is looked for, and of these at which JSON is that must be mended first."""
 FENCED = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 MARK = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,3}[.):]\)?|#{1,6}\s*\d{1,3}[.):]?)\s+")
 CHATTER = re.compile(
@@ -45,12 +48,12 @@ def whole_values(text: str) -> Iterator[Any]:
     """Objects and lists that begin somewhere in a text and can be read from there."""
     decoder = json.JSONDecoder(strict=False)
     at, tries = 0, 0
-    while (start := re.compile(r"[\[{]").search(text, at)) is not None and tries < 400:
+    while (start := re.compile(r"[\[{]").search(text, at)) is not None and tries < TRIED:
         tries += 1
         try:
             value, end = decoder.raw_decode(text, start.start())
         except (ValueError, RecursionError):
-            value, end = mended(text, start.start())
+            value, end = mended(text, start.start()) if tries < MENDED else (None, start.start() + 1)
         if isinstance(value, dict | list) and value:
             yield value
         at = end
@@ -128,7 +131,7 @@ def labelled(text: str, keys: Sequence[str]) -> list[dict[str, str]]:
     label = re.compile(rf"^\W*(?:\d+[.)]\s*)?\**({names})\b\s*\d*\s*\**\s*[:.)]\**\s*", re.MULTILINE | re.IGNORECASE)
     starts = list(label.finditer(text))
     found: list[dict[str, str]] = []
-    for match, after in zip(starts, [*starts[1:], None], strict=True):
+    for match, after in zip_longest(starts, starts[1:]):
         name = match[1].lower()
         key = next((key for key in keys if name in (key, key[0])), keys[0])
         said = text[match.end() : after.start() if after else len(text)].strip().strip("*").strip()

@@ -21,14 +21,22 @@ DEICTIC = re.compile(
     r"section|instructions?|links?|form|list|chart|diagram|image|screenshot|information|template) (?:above|below)\b|"
     r"\b(?:the|these|those) (?:above|below)\b|\bbelow[.:,]|\bclick here\b|"
     r"\bthis (?:page|section|guide|document|handbook|article|list|table|form|link)\b|"
-    r"\b(?:previous|next|following) (?:page|section|chapter)\b|\bsee here\b|\bhere:|\bscreenshot\b",
+    r"\b(?:previous|next|following) (?:page|section|chapter)\b|\bsee here\b|\bhere:|\bscreenshot\b|"
+    r"^below\b|^- (?:is|are|has|for|and) |\w [.,;](?:\s|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What points outside of the answer, or shows that something was cut out of it."""
+PROMISES = re.compile(
+    r"\b(?:two|three|four|five|six|several|a few|some|many|different|these|following) (?:\w+ ){0,3}"
+    r"(?:ways|options|methods|steps|types|things|paths|scenarios|examples|kinds|reasons|rules)\b[^.]*\.?$",
     re.IGNORECASE,
 )
-"""What points outside of the answer."""
+"""How an answer ends whose list is missing."""
 POINTS_AWAY = re.compile(
     r"(?:please )?(?:see|visit|read|refer to|check out|learn more|find out|go to|"
     r"follow (?:these|the|this)|use (?:these|this)|"
-    r"more information|details|view|consult|the following|here (?:is|are)|listed|"
+    r"more information|details|view|consult|the following|listed|"
+    r"we have an? (?:guide|page|document|list)|here (?:is|are)|feel free|"
     r"there (?:is|are) (?:a|several|many|some))\b"
     r"|.*\b(?:available|found|listed|located|posted) (?:here|on|in|at)\b[^.]*\.?$|.*\bhere\.?$"
     r"|.*\bfollow (?:the|these|this) (?:\w+ )?(?:instructions|steps|guide|guidance|process)\.?$",
@@ -36,6 +44,7 @@ POINTS_AWAY = re.compile(
 )
 """What a short answer begins with, or is, when the true one is elsewhere."""
 SHORT_WORDS = 22
+LEAST_TOPIC_WORDS = 15
 LONGEST_TITLE_WORDS = 7
 LEAST_CONTENT = 3
 """Words with a meaning in a question that stands without its page's title, when neither a name nor a word of the title
@@ -134,10 +143,12 @@ def weighed(candidate: Candidate, corpus: Corpus) -> tuple[str, str | None]:
         return question, "its answer points to something outside of it"
     if STARTS_LATE.match(answer):
         return question, "its answer goes on from what stands before it"
-    if answer.rstrip().endswith(("?", ":", ",")):
+    if answer.rstrip().endswith(("?", ":", ",")) or PROMISES.search(answer):
         return question, "its answer does not end"
     if len(answer.split()) < SHORT_WORDS and POINTS_AWAY.match(answer):
         return question, "its answer only says where to look"
+    if candidate.vague and len(answer.split()) < LEAST_TOPIC_WORDS:
+        return question, "its answer says too little of what it is about"
     asked = re.sub(r"^(?:What should I do|What happens) if ", "", question)
     if POINTS.search(asked):
         return question, "it points to something that it does not name"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 Kind = Literal["paragraph", "list", "steps", "table", "code"]
@@ -85,7 +86,7 @@ def sections(text: str) -> list[Section]:
 def as_atx(lines: Sequence[str]) -> Iterator[str]:
     """Headings that are underlined, as ones with a mark before them."""
     skip = False
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+    for line, below in zip_longest(lines, lines[1:], fillvalue=""):
         if skip:
             skip = False
             continue

@@ -123,7 +123,7 @@ def corpus_of(texts: Iterable[str]) -> Corpus:
 def base_form(gerund: str, corpus: Corpus) -> str | None:
     """The verb of a gerund ("taking" is "take", "planning" "plan"); None where it is not known as one."""
     word = gerund.casefold()
-    if not re.fullmatch(r"(?:[a-z]+-)?[a-z]{2,}ing", word) or word in NOUN_GERUNDS:
+    if not re.fullmatch(r"(?:(?:un|re|pre|co|de)-)?[a-z]{2,}ing", word) or word in NOUN_GERUNDS:
         return None
     prefix, _, main = word.rpartition("-")
     stem = main[:-3]
@@ -140,22 +140,31 @@ def cased(words: str, corpus: Corpus, unknown_small: bool = False) -> str:
     """A heading within a sentence: words are written as the documents mostly write them within sentences; names stay,
     and so do unknown words, but for verbs (and for all, where `unknown_small`)."""
     title_case = sum(word[0].isupper() for word in words.split()) > 1
+    pieces = re.split(r"((?<![\w.@/-])[A-Za-z][\w'’-]*(?![\w@/]|\.\w))", words)
+    spelt = list(pieces)
+    for at in range(1, len(pieces), 2):
+        first = at == 1 and not pieces[0] and not title_case and len(pieces) > 3
+        spelt[at] = by_itself(pieces[at], corpus, first or unknown_small)
+    kept = [at % 2 and word == pieces[at] and re.fullmatch(r"[A-Z][a-z]+", word) for at, word in enumerate(spelt)]
+    for at in range(1, len(pieces), 2):  # "New York City", of which "York" alone is never written small
+        beside = any(0 < k < len(pieces) and kept[k] and pieces[(k + at) // 2] == " " for k in (at - 2, at + 2))
+        if title_case and beside and not unknown_small and pieces[at].casefold() not in VERBS | SMALL:
+            spelt[at] = pieces[at]
+    return "".join(spelt)
 
-    def one(match: re.Match[str]) -> str:
-        word, first = match[0], match.start() == 0
-        key, usual = word.casefold(), corpus.usual(word)
-        if key in SMALL:
-            return key
-        if re.search(r"[A-Z]", word[1:]) or (len(word) == 1 and word != "A"):
-            return word  # an acronym, or a product's own spelling
-        if word[0].islower():
-            return usual if usual is not None and corpus.spelt[key][word] * 3 < corpus.spelt[key][usual] else word
-        if usual is not None:
-            return usual if usual[0].islower() or usual[1:] == word[1:] else word
-        known_small = key in VERBS or (first and not title_case and " " in words)
-        return key if known_small or unknown_small else word
 
-    return re.sub(r"[A-Za-z][\w'’-]*", one, words)
+def by_itself(word: str, corpus: Corpus, unknown_small: bool) -> str:
+    """One word of a heading as it is written within a sentence."""
+    key, usual = word.casefold(), corpus.usual(word)
+    if key in SMALL:
+        return key
+    if re.search(r"[A-Z]", word[1:]) or (len(word) == 1 and word != "A"):
+        return word  # an acronym, or a product's own spelling
+    if word[0].islower():
+        return usual if usual is not None and corpus.spelt[key][word] * 3 < corpus.spelt[key][usual] else word
+    if usual is not None:
+        return usual if usual[0].islower() or usual[1:] == word[1:] else word
+    return key if key in VERBS or unknown_small else word
 
 
 SMALL = frozenset(

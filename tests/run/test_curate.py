@@ -97,7 +97,7 @@ def test_a_later_stage_trains_on_it(tmp_path):
 def test_nothing_left_is_refused_with_the_reasons(folder):
     rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
     write_rows(folder / "asked.jsonl", rows)
-    with pytest.raises(RunError, match=r"something is kept: of 121 rows none is left: 120 evaluated, 1 duplicate"):
+    with pytest.raises(RunError, match=r"something is kept: of 121 rows none is left: 121 evaluated"):
         run(folder)
 
 
@@ -105,7 +105,7 @@ def test_a_licence_policy_refuses_or_leaves_out(folder):
     changes = ["data.questions.licence=CC-BY-NC-4.0", "stages.0.licences.allow=commercial"]
     with pytest.raises(RunError, match=r"the licences allow it: data.questions: .* rows may not be used commercially"):
         run(folder, *changes)
-    with pytest.raises(RunError, match=r"none is left: 120 licence, 1 duplicate"):
+    with pytest.raises(RunError, match=r"none is left: 121 licence"):
         run(folder, *changes, "stages.0.unlicensed=leave_out")
 
 
@@ -148,3 +148,30 @@ def test_a_score_of_ones_own(folder):
 def test_what_cannot_work_is_told_before_anything_runs(folder, changes, said):
     with pytest.raises(UserError, match=said):
         run(folder, *changes)
+
+
+def test_the_report_of_a_file_and_of_a_run(folder):
+    """The page fetches nothing, runs no script, and says what became of the rows; what rows say is escaped."""
+    from luthier.base.curation import Curate
+    from luthier.base.source import Source
+    from luthier.run.data_report import report_data
+
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    odd = {"question": "Is <script>alert(1)</script> a script?", "answer": "It is <b>one</b>.", "accept": []}
+    write_rows(folder / "questions.jsonl", [*rows, odd])
+    stage = Curate(kind="curate", data="questions", keep=121, near=None, heldout=0)
+    source = Source(path=str(folder / "questions.jsonl"), format="qa", heldout=0)
+    ((page, said),) = report_data(folder / "questions.jsonl", folder / "page.html", source, stage)
+    text = page.read_text()
+    assert said == "120 of 122 rows are kept to train on, 0 held out; something speaks against 2."
+    assert (
+        said in text
+        and "&lt;script&gt;alert" in text
+        and "default-src 'none'" in text
+        and "<script" not in text
+        and "http-equiv" in text
+    )
+    assert "src=" not in text and text.count("<svg") > 3
+    ((made, told),) = report_data(run(folder), None, source, stage)
+    assert made.parent == stage_folders(folder / "out" / "made")["bot"] and told in made.read_text()
+    assert "The data that was chosen" in (folder / "out" / "made" / "report.html").read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from luthier.base.errors import UserError
+from luthier.data.curate.vectors import Embed
 
 AT_ONCE = 32
-Embed = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> [N, D], each row of length 1: their products are cosines."""
 
 
 def load_embedder(folder: Path, device: str) -> Embed:

@@ -24,6 +24,7 @@ from luthier.verbs.common import Changes, Offline, RecipeFile, RunFolder, SetCha
 from luthier.verbs.compare import comparing
 from luthier.verbs.curve import curve
 from luthier.verbs.data import data
+from luthier.verbs.data_report import report as report_data
 from luthier.verbs.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 DEMO = """luthier demo: a small language model of a fictional telescope maker, from nothing to an aligned, measured one.
 
   1  pretrain     a new model learns the maker's documents
-  2  sft          questions and answers, about some of the facts only
+  2  curate, sft  of questions and answers about some facts those that hold, and tuning on them
   3  preferences  its own answers in pairs, compared by a simulated rater (a script, not people)
   4  reward       a reward model learns those preferences
   5  ppo          the model is tuned against the reward, held near where it was
@@ -143,7 +144,8 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
         folder = run_recipe(recipe, path, (display,))
     if not speaks:
         return
-    closing(read_json(folder / "report.json"), console)
+    report = read_json(folder / "report.json")
+    closing(report, console)
     print(f"\nreport   {folder / 'report.html'}")
     if recipe.base.model is not None or recipe.base.fresh is not None:
         print(f"talk     luthier chat {folder}")
@@ -151,6 +153,7 @@ def do(recipe: Recipe, path: Path, speaks: bool = True) -> None:
 
 app.add_typer(comparing, name="compare")
 app.add_typer(data, name="data")
+data.command("report")(report_data)
 app.command("eval")(evaluate)
 app.command()(curve)
 

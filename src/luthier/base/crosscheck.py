@@ -14,6 +14,7 @@ from luthier.base import recipe as r
 from luthier.base.abilities import Ability, ConsistencyProbe, HallucinationProbe, check_ability, is_endpoint
 from luthier.base.adapters import check_adapters
 from luthier.base.benchmarks import check_benchmarks
+from luthier.base.curation import Curate, check_curate
 from luthier.base.curves import check_curve
 from luthier.base.errors import did_you_mean
 from luthier.base.judged import check_judge, judging_stage
@@ -89,7 +90,8 @@ def check_base(recipe: r.Recipe) -> Iterator[Problem]:
 
 def only_data(recipe: r.Recipe) -> bool:
     """Whether a run makes data and nothing else, so that it needs no base."""
-    return bool(recipe.stages) and not recipe.evaluate and all(stage.kind in ONLY_DATA for stage in recipe.stages)
+    measures = bool(recipe.evaluate) or recipe.benchmarks is not None
+    return bool(recipe.stages) and not measures and all(stage.kind in ONLY_DATA for stage in recipe.stages)
 
 
 def check_names(recipe: r.Recipe) -> Iterator[Problem]:
@@ -114,6 +116,10 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
     for index, stage in enumerate(recipe.stages):
         earlier = recipe.stages[:index]
         at: Loc = ("stages", index)
+        if isinstance(stage, Curate):
+            based = recipe.base.model is not None
+            yield from check_curate(at, stage, recipe.data, made_by(earlier), based)
+            continue
         if isinstance(stage, Synthesise):
             problems = synthesise_problems(stage, recipe.data, earlier)
             yield from (((*at, *inner), said) for inner, said in problems)

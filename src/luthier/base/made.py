@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 MAKES_DATA = ("best_of", "synthesise", "curate")
 """Kinds of stages that write kept.jsonl and heldout.jsonl, which later stages read by the stage's name."""
@@ -19,6 +19,16 @@ class Named(Protocol):
     def kind(self) -> str: ...
     @property
     def name(self) -> str | None: ...
+
+
+def behind(stages: Sequence[Any], name: str) -> list[str]:
+    """Names of the sources that the data set of this name was made of; itself, where no stage makes it."""
+    made = [stage for stage in stages if stage.kind in MAKES_DATA and (stage.name or stage.kind) == name]
+    if not made:
+        return [name]
+    settings = made[-1].model_dump()
+    read = settings.get("data") or settings["prompts"]
+    return [source for one in ([read] if isinstance(read, str) else read) for source in behind(stages, one)]
 
 
 def made_by(stages: Sequence[Named]) -> list[str]:

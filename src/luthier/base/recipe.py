@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.base.alignment import BestOf, Dpo, Grpo, Kto, Orpo, Ppo, Prefer, Reward, Simpo
 from luthier.base.benchmarks import Benchmarks
+from luthier.base.curation import Curate
 from luthier.base.curves import LearningCurve
 from luthier.base.licences import LicencePolicy
 from luthier.base.probes import Probe
@@ -108,7 +109,7 @@ class Sft(Supervised):
 
 
 Stage = Annotated[
-    Pretrain | Sft | Prefer | Reward | Ppo | Dpo | Orpo | Simpo | Kto | Grpo | BestOf | Synthesise,
+    Pretrain | Sft | Prefer | Reward | Ppo | Dpo | Orpo | Simpo | Kto | Grpo | BestOf | Synthesise | Curate,
     Field(discriminator="kind"),
 ]
 

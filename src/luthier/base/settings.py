@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from luthier.base import abilities, alignment, curves, probes, recipe, tuning
+from luthier.base import abilities, alignment, curation, curves, probes, recipe, tuning
 from luthier.base.benchmarks import Benchmarks
 from luthier.base.licences import LicencePolicy
 from luthier.base.mistakes import Judging, MistakesProbe
@@ -39,6 +39,7 @@ STAGES: dict[str, Model] = {
     "grpo": alignment.Grpo,
     "best_of": alignment.BestOf,
     "synthesise": Synthesise,
+    "curate": curation.Curate,
 }
 PROBES: dict[str, Model] = {
     "choices": probes.ChoicesProbe,
@@ -58,7 +59,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "base": ("`base:`", recipe.Base),
     "fresh": ("`base.fresh:`", recipe.Fresh),
     "source": ("an entry of `data:`", recipe.Source),
-    "training": ("every stage that trains (all but prefer, best_of and synthesise)", tuning.Training),
+    "training": ("every stage that trains (all but prefer and those that make data)", tuning.Training),
     **{kind: (f"a stage, `kind: {kind}`", model) for kind, model in STAGES.items()},
     **{kind: (f"`adapter:` of a training stage, `kind: {kind}`", model) for kind, model in ADAPTERS.items()},
     "freeze": ("`freeze:` of a training stage", tuning.Freeze),
@@ -67,7 +68,7 @@ SECTIONS: dict[str, tuple[str, Model]] = {
     "masking": ("`masking:` of pretrain", tuning.Masking),
     "replay": ("`replay:` of pretrain and sft", tuning.Replay),
     "budget": ("`budget:`", tuning.Budget),
-    "licences": ("`licences:`", LicencePolicy),
+    "licences": ("`licences:`, of a recipe or of a stage of kind curate", LicencePolicy),
     **{kind: (f"an entry of `evaluate:`, `kind: {kind}`", model) for kind, model in PROBES.items()},
     "benchmarks": ("`benchmarks:`", Benchmarks),
     "rubric": ("`rubric:` of a probe of kind win_rate", Rubric),

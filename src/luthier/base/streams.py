@@ -19,7 +19,7 @@ def check_streams(recipe: r.Recipe) -> Iterator[tuple[Loc, str]]:
         if isinstance(stage, r.Pretrain | r.Sft):
             continue
         for field, value in stage.model_dump(include=set(FIELDS)).items():
-            if value in streamed:
+            if not isinstance(value, list) and value in streamed:
                 message = f"{value} is streamed, and {stage.kind} needs its rows in memory."
                 yield ("stages", index, field), f"{message} Remove stream: true from data.{value}."
     for name, probe in recipe.evaluate.items():

@@ -18,6 +18,7 @@ from luthier.base.alignment import BestOf, Grpo, Kto, Ppo, Prefer, Preference, R
 from luthier.base.crosscheck import WRITES_TEXT, stage_name
 from luthier.base.errors import UserError
 from luthier.base.judged import judging_stage
+from luthier.base.made import MAKES_DATA
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Pair, Text, Tokens
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Stage, Supervised
@@ -110,6 +111,8 @@ def requested_tokens(context: Context, stage: Stage) -> float:
         case Prefer() | BestOf():
             assert stage.prompts is not None
             return float(rows_of(context.dataset(stage.prompts)) * stage.samples * stage.max_new_tokens)
+    if stage.kind in MAKES_DATA:
+        return 0.0  # it trains nothing
     raise AssertionError(stage)
 
 
@@ -122,7 +125,8 @@ def first_of(shares: dict[str, float]) -> tuple[str, float]:
 def tokens_of(context: Context, name: str | None) -> float:
     """About how many tokens a source's training rows have; of what an earlier stage gathers (`name` is its own, or
     None: the last one's), how many that will be."""
-    if name is not None and (name in context.recipe.data or name in context.datasets):
+    there = any(folder.kind in MAKES_DATA and folder.name == name and folder.done for folder in context.stages)
+    if name is not None and (there or name in context.recipe.data or name in context.datasets):
         data = context.dataset(name)
         return rows_of(data) * mean_tokens(data.train)
     made = [s for s in context.recipe.stages if isinstance(s, Prefer | BestOf) and name in (None, s.name, s.kind)]

@@ -25,9 +25,12 @@ SHOWN = 5
 
 
 def trained_sources(context: Context) -> list[str]:
-    """Names of the sources that some stage trains on, in the recipe's order."""
-    named = {name for stage in context.recipe.stages for name in sources_of(stage)}
-    return [name for name in context.recipe.data if name in named]
+    """Names of the sources that some stage trains on, in the recipe's order, then of the data that stages made. What a
+    curate stage reads is not trained on, once it has chosen."""
+    done = {folder.name for folder in context.stages if folder.kind == "curate" and folder.done}
+    stages = [stage for stage in context.recipe.stages if (stage.name or stage.kind) not in done]
+    named = {name for stage in stages for name in sources_of(stage)}
+    return [name for name in (*context.recipe.data, *sorted(done)) if name in named]
 
 
 def overlap_of(context: Context, name: str, probe: Probe) -> Overlap:
@@ -104,7 +107,7 @@ def summarised(
         "words": probe.model_dump().get("ngram", NGRAM),
         "excluded": excluded,
         "training_rows": found.training_rows,
-        "sampled": [source for source in trained_sources(context) if context.recipe.data[source].stream],
+        "sampled": [source for source in trained_sources(context) if context.dataset(source).survey is not None],
         "all": figures_of(pair[0]),
         "clean": figures_of(pair[1]),
         "examples": [row._asdict() for row in seen[:SHOWN]],

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import write_jsonl
+from luthier.base.made import behind
 from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.nouns import Chat, Example, Text
 from luthier.base.recipe import Recipe, Sft
@@ -174,8 +175,7 @@ def trained_on(recipe: Recipe) -> list[str]:
     for stage in recipe.stages:
         if isinstance(stage, Sft):
             for name in [stage.data] if isinstance(stage.data, str) else stage.data:
-                if name in recipe.data:
-                    names[name] = None
+                names |= {source: None for source in behind(recipe.stages, name) if source in recipe.data}
     return list(names)
 
 

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from luthier.base.files import write_text
 from luthier.base.values import marked
 from luthier.run.added import added, contaminated, looks, tradeoffs
+from luthier.run.curation_page import curation_section
 from luthier.run.curve_page import curve_section
 from luthier.run.judged_words import judges_in
 from luthier.run.mistakes_page import KIND, mistakes_of
@@ -142,6 +143,7 @@ def page(story: Story) -> dict[str, Any]:
         "judges": judges_in(story.report.get("metrics", {})),
         "contaminated": contaminated(story),
         "wrong": mistakes_of(story),
+        "curated": [curation_section(s.name, s.curation) for s in story.stages if s.curation],
         "synthesised": synthesised(story),
         "curve": curve_section(story.report.get("learning_curve")),
         "guards": [(s, guards_of(s)) for s in story.stages if guards_of(s)],

@@ -13,9 +13,11 @@ from typing import Any
 
 from luthier.base.alignment import Kto, Preference, Reward
 from luthier.base.config import pointed
+from luthier.base.curation import Curate
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import hash_of, read_json, write_json, write_text
+from luthier.base.made import MAKES_DATA
 from luthier.base.nouns import Chat, Message
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.synthesis import Synthesise
@@ -26,6 +28,7 @@ from luthier.model.load import add_chat_template, compute_dtype, load_folder, sa
 from luthier.run.benchmarked import check_rows
 from luthier.run.best_of import draw_best
 from luthier.run.context import Context, all_threads, open_context, renderer_of, run_lock
+from luthier.run.curate import curate_data, would_curate
 from luthier.run.curve import curve_for_report
 from luthier.run.export import check_exports, export_all
 from luthier.run.grpo import train_grpo
@@ -65,6 +68,7 @@ STAGES: dict[str, Callable[[Context, int, Any], None]] = {
     "grpo": train_grpo,
     "best_of": draw_best,
     "synthesise": synthesise,
+    "curate": curate_data,
 }
 
 
@@ -172,7 +176,7 @@ def summary(context: Context, metrics: dict[str, Any]) -> dict[str, Any]:
         if folder.kind in PREFERRING and record["metrics"]:
             said = {"bias": record["bias"]} if "bias" in record else {}
             metrics[folder.name] = nested(record["metrics"]) | said
-        if folder.kind == "best_of":
+        if folder.kind in MAKES_DATA and record.get("metrics"):
             metrics[folder.name] = record["metrics"]
     measured = read_json(context.folder / "measures" / "seconds.json")["seconds"]
     keep = (
@@ -287,6 +291,8 @@ def check_stage(context: Context, index: int, stage: Stage, rows: int) -> Check:
         return Check(name, [], [], check_synthesise(context, stage))
     if isinstance(stage, Reward | Preference | Kto) and named_source(stage) in context.recipe.data:
         return check_answers(context, index, name, stage, rows)
+    if isinstance(stage, Curate):
+        return Check(name, [], [], would_curate(context, stage))
     if not isinstance(stage, Pretrain | Sft) or set(sources_of(stage.data, stage.replay)) - set(context.recipe.data):
         return Check(name, [], [], "works on what earlier stages make: its guards run when they have")
     shares = sources_of(stage.data, stage.replay)

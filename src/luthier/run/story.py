@@ -17,14 +17,11 @@ from luthier.base.errors import UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
 from luthier.run.judged_words import in_whose_eyes, said_under
-from luthier.run.words import PREFERRING
+from luthier.run.words import PREFERRING, SHARES
 
 STAGE_FOLDER = re.compile(r"(?P<index>\d+)-(?P<name>.+)-(?P<hash>[0-9a-f]{6,})")
 KIND_BY_GROUP = {"knowledge": "choices", "forgetting": "loss"}
 """What a group of metrics is when the resolved recipe does not say; other groups are called by their kind."""
-SHARES = frozenset({"choices", "answers", "reward", "win_rate", "fill_mask"})
-SHARES |= {"alignment", "cloze", "consistency", "hallucination"}
-"""Kinds of figures that lie in 0..1."""
 NATS = frozenset({"margin", "loss", "chosen_gain", "rejected_gain", "good_gain", "bad_gain", "kl"})
 """Names of figures that are no probabilities, whatever their value."""
 
@@ -42,6 +39,7 @@ class Stage:
     samples: Sequence[Mapping[str, Any]]
     rejected: Sequence[Mapping[str, Any]]
     failed: Mapping[str, Any]
+    curation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +147,8 @@ def read_stage(name: str, folder: Path, row: Mapping[str, Any]) -> Stage:
     kind = record.get("kind") or begun.get("stage_kind") or name
     state = "done" if record.get("done", bool(row)) else "stopped"
     samples, rejected = read_rows(folder / "samples.jsonl"), read_rows(folder / "rejected.jsonl")
-    failed = read_json(folder / "failed.json") if (folder / "failed.json").exists() else {}
-    return Stage(name, kind, state, record, events, samples, rejected, failed)
+    failed, made = (read_json(folder / f) if (folder / f).exists() else {} for f in ("failed.json", "curation.json"))
+    return Stage(name, kind, state, record, events, samples, rejected, failed, made)
 
 
 def guards_of(stage: Stage) -> list[Mapping[str, Any]]:
@@ -235,7 +233,7 @@ def groups(story: Story) -> list[Group]:
     """The figures by their top-level key, each group with the kind of probe that measured it."""
     probes = story.resolved.get("evaluate", {})
     found = []
-    made = {s.name: s.kind for s in story.stages if s.kind in (*PREFERRING, "best_of")}
+    made = {s.name: s.kind for s in story.stages if s.kind in (*PREFERRING, "best_of", "curate")}
     for name, tree in story.report.get("metrics", {}).items():
         benchmark = any(isinstance(leaf, Mapping) and "metric" in leaf for leaf in tree.values())
         known = "benchmark" if benchmark else KIND_BY_GROUP.get(name, name)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 PREFERRING = ("reward", "dpo", "orpo", "simpo", "kto")
 """Stages that measure themselves on held-out preferences."""
+SHARES = frozenset({"choices", "answers", "reward", "win_rate", "fill_mask"})
+SHARES |= {"alignment", "cloze", "consistency", "hallucination"}
+"""Kinds of figures that lie in 0..1."""
 COLOURS = {"base": "--grey", "pretrain": "--blue", "sft": "--green", "prefer": "--gold", "reward": "--plum"}
-COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | {
-    "best_of": "--gold",
-    "synthesise": "--plum",
-}
+COLOURS |= dict.fromkeys(("ppo", "dpo", "orpo", "simpo", "kto", "grpo"), "--red") | dict.fromkeys(
+    ("best_of", "curate"), "--gold"
+)
+COLOURS |= {"synthesise": "--plum"}
 WORK = {
     "pretrain": "learns to continue documents",
     "masked": "learns to fill in hidden words",
@@ -22,6 +25,7 @@ WORK = {
     "kto": "learns from answers marked good or bad",
     "grpo": "learns from its own answers which are rewarded",
     "best_of": "its best answers are kept",
+    "curate": "the rows worth training on are chosen",
     "synthesise": "rows are made",
 }
 PAIRS = (
@@ -39,6 +43,8 @@ MEANING = {
     "than answers to other prompts did, and a bad one less. Gains and KL are in nats an answer.",
     "best_of": "Rewards of the answers drawn: the mean of all, the best to each prompt, by how much that is better, "
     "and the share of prompts of which an answer was kept.",
+    "curate": "How near the rows that nothing speaks against are to a kept one (cosine of TF-IDF, in the mean): to "
+    "those that were chosen, and to as many drawn at random from all rows.",
     "win_rate": "Two models answer the same prompts and a rater or a judge prefers one; ties count half, 50 % is a "
     "draw.",
     "benchmark": "A benchmark's own items and score, as `luthier eval` measures them.",

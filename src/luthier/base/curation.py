@@ -1,0 +1,115 @@
+"""What a stage of kind curate may say, and what it demands of the rest of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
+
+from luthier.base.errors import did_you_mean
+from luthier.base.licences import LicencePolicy
+from luthier.base.strict import Strict
+
+Share = Annotated[float, Ge(0), Le(1)]
+
+
+class Curate(Strict):
+    """Picks the rows worth training on out of sources: duplicates and flaws found, rows of evaluation
+    sets left out, licences read, groups kept together, then `keep` of them chosen for quality and diversity. A later
+    stage trains on them: `data: <this stage's name>`. Needs no model."""
+
+    kind: Literal["curate"]
+    name: str | None = None
+    """The stage's name in folders and reports, and as `data` of later stages; default: its kind."""
+    data: str | list[str]
+    """Names of the sources, or of earlier stages that make data."""
+    keep: int | None = Field(default=None, ge=1)
+    """How many rows to choose; default: all that nothing speaks against."""
+    how: Literal["facility", "k-centre"] = "facility"
+    """How they are chosen: facility covers what there is much of first, and well (facility location); k-centre spreads
+    to the rare and the far too."""
+    near: Annotated[float, Gt(0), Le(1)] | None = 0.8
+    """Jaccard similarity from which two rows are near duplicates, of which the best is kept; null: exact ones only."""
+    heldout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the groups kept out of training, whole, with their near duplicates."""
+    against: list[str] | None = None
+    """Sources that no kept row may share anything with: the whole row, or `ngram` words in a row. Default: all that the
+    recipe evaluates on, and its benchmarks."""
+    ngram: int = Field(default=13, ge=4)
+    """So many words in a row are too many to share with an evaluation set."""
+    licences: LicencePolicy = LicencePolicy()
+    """What must be allowed with the rows; what is allowed is told in any case."""
+    unlicensed: Literal["refuse", "leave_out"] = "refuse"
+    """Rows that `licences` does not allow: the run refuses and names them, or goes on without them."""
+    max_generated: Share | None = None
+    """Largest share of the chosen rows that a machine wrote; default: any."""
+    flaws: bool = True
+    """Leave out rows that something is plainly wrong with: cut off, looping, garbled. False: only say so."""
+    min_quality: Share | None = None
+    """Leave out rows of less quality than this, 0 to 1, in comparison with the others."""
+    conflicts: bool = True
+    """Leave out answers that disagree with most answers to the same question in other words."""
+    support: str | None = None
+    """Name of a source of documents: answers with a value that they have of something else, or nowhere, are left
+    out."""
+    scores: dict[str, float] = {}
+    """Scores of your own with their weights in the quality: `path/file.py:name`, a function of an example that returns
+    a number, higher is better; perplexity and difficulty are measured with the recipe's base model."""
+    judge: str | None = None
+    """An endpoint that grades each answer from 1 to 10: https://host/v1#model. What would be sent is told by
+    `luthier check`."""
+    key_env: str | None = None
+    """Environment variable that holds the endpoint's key."""
+    engine: Literal["process", "ray"] = "process"
+    """Where the work on single rows is done: here, or on Ray Data. The result is the same."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of what it reads."""
+        return [self.data] if isinstance(self.data, str) else self.data
+
+
+MODEL_SCORES = ("perplexity", "difficulty")
+"""Scores that the recipe's base model gives."""
+
+
+def check_curate(
+    at: tuple[str | int, ...], stage: Curate, data: Mapping[str, Any], earlier: list[str], based: bool
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(place, problem) of a stage, beside the recipe's sources, the data that earlier stages make, and whether there is
+    a base model."""
+    known = [*data, *earlier]
+
+    def missing(where: tuple[str | int, ...], name: str, among: list[str]) -> Iterator[tuple[Any, str]]:
+        if name not in among:
+            there = f"{did_you_mean(name, among)} There are: {', '.join(among) or 'none'}."
+            yield (
+                (*at, *where),
+                f'there is no source "{name}" under data.{there}',
+            )
+
+    if not stage.sources:
+        yield (*at, "data"), "is empty. Name a source, or several."
+    for index, name in enumerate(stage.sources):
+        yield from missing(("data",) if isinstance(stage.data, str) else ("data", index), name, known)
+        if name in data and data[name].stream:
+            yield (*at, "data"), f"{name} is streamed, and curate looks at all rows at once. Remove its stream: true."
+    for index, name in enumerate(stage.against or ()):
+        yield from missing(("against", index), name, list(data))
+        if name in stage.sources:
+            yield (*at, "against", index), f"{name} is also what is curated: nothing would be left. Remove one of them."
+    if stage.support is not None:
+        yield from missing(("support",), stage.support, list(data))
+    if (stage.name or stage.kind) in data:
+        name = stage.name or stage.kind
+        yield (*at, "name"), f"{name} is also a source under data. Rename the stage: later stages read `data: {name}`."
+    for spec in stage.scores:
+        if spec in MODEL_SCORES and not based:
+            yield (*at, "scores", spec), "is measured with the base model, and base names none. Give base.model."
+        if ":" not in spec and spec not in MODEL_SCORES:
+            said = f"is no function and none of {', '.join(MODEL_SCORES)}.{did_you_mean(spec, MODEL_SCORES)}"
+            yield (*at, "scores", spec), f"{said} Write path/file.py:name."
+    if stage.key_env is not None and stage.judge is None:
+        yield (*at, "key_env"), "is for a judge, and there is none. Remove it, or give judge."

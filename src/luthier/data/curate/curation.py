@@ -1,0 +1,264 @@
+"""Records in, the rows worth training on out: every step marks what it speaks against, and nothing is thrown away.
+
+Each row that is left out says why in `out`: a reason of `REASONS`, a colon, and what is particular to the row. What is
+wrong with a row is told before that it is a copy: so what stands for copies is one that nothing speaks against.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from luthier.base.curation import Curate
+from luthier.base.nouns import Example, Record
+from luthier.data.curate.choose import choose
+from luthier.data.curate.contamination import Seen, contaminated
+from luthier.data.curate.groups import held_out, joined
+from luthier.data.curate.near import exact_clusters, near_clusters
+from luthier.data.curate.quality import flaws, quality, scores_of
+from luthier.data.curate.questions import other_things, outvoted, same_question, words_of
+from luthier.data.curate.vectors import tfidf
+
+REASONS = {
+    "licence": "their licence forbids what the recipe asks for",
+    "flawed": "something is plainly wrong with them",
+    "evaluated": "they share text with an evaluation set",
+    "unsupported": "the documents do not say so",
+    "contradicted": "most answers to the same question say something else",
+    "duplicate": "exact copies of another row",
+    "near duplicate": "nearly the same as another row",
+    "low quality": "less quality than the recipe asks for",
+    "machine-written": "more of them than the recipe allows",
+    "not chosen": "nothing is wrong with them, others were chosen",
+}
+"""Why a row is left out, in the order in which it is looked for."""
+EXPLAINED = 120
+"""Characters of a reason that are quoted from another row."""
+
+Scoring = Callable[[Sequence[Example]], Sequence[float | None]]
+"""Examples -> a number each, higher is better; None where none could be had."""
+Doubting = Callable[[Sequence[Example]], Sequence[str | None]]
+"""Examples -> what is wrong with each; None: nothing."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What curation is handed from elsewhere."""
+
+    evaluation: Sequence[Example] = ()
+    """No kept row may share anything with these."""
+    clean: Callable[[Example], Example] | None = None
+    """Replaces private things; None: they stay."""
+    doubts: Doubting | None = None
+    """What documents say against an answer."""
+    scores: Mapping[str, tuple[float, Scoring]] = field(default_factory=dict)
+    """Further scores: (weight in the quality, how it is measured)."""
+    forbidden: Callable[[Record], str | None] = lambda record: None
+    """Why a row's licence forbids to keep it, where rows are left out for that."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What became of the rows."""
+
+    rows: list[Record]
+    """All of them, in the order they were read, private things replaced, with scores; `out` says why one is left
+    out."""
+    kept: list[int]
+    """Rows to train on, in the order they were chosen."""
+    heldout: list[int]
+    """Rows that training never sees; no group and no duplicate of theirs is among the kept."""
+    clusters: list[int]
+    """Index of the row that stands for each: itself where it has no duplicate."""
+    vectors_ND: np.ndarray
+    """TF-IDF of each row, length 1."""
+    quality_N: np.ndarray
+    seen: dict[int, Seen]
+    """What rows share with evaluation sets."""
+    flaws: dict[int, list[str]]
+    """What is wrong with rows, whether they are left out for it or not."""
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many rows each reason left out."""
+        return Counter(reason_of(row) for row in self.rows if row.out is not None)
+
+
+def reason_of(row: Record) -> str:
+    """The reason of `REASONS` that a row was left out for."""
+    assert row.out is not None
+    return row.out.partition(":")[0]
+
+
+def curate(
+    records: Sequence[Record], how: Curate, given: Given, tell: Callable[[str], None] = lambda text: None
+) -> Curation:
+    """Marks, splits and chooses. The same records, settings and seed give the same result."""
+    rows = list(records) if given.clean is None else [cleaned(record, given.clean) for record in records]
+    examples = [row.example for row in rows]
+    texts = [words_of(example) for example in examples]
+    tell(f"{len(rows):,} rows: looking for duplicates")
+    faults = [flaws(example) for example in examples]
+    scores = [dict(scores_of(example)) for example in examples]
+    base_N = quality(scores)
+    out: list[str | None] = [None] * len(rows)
+    exact = exact_clusters(texts)
+    for index, row in enumerate(rows):
+        if out[index] is None and (why := given.forbidden(row)) is not None:
+            out[index] = f"licence: {why}"
+    if how.flaws:
+        mark(out, {i: found[0] for i, found in enumerate(faults) if found}, "flawed")
+    tell("looking for evaluation rows")
+    seen = contaminated(examples, given.evaluation, how.ngram) if given.evaluation else {}
+    mark(out, {i: f"{one.how} with {one.like} ({clip(one.words)})" for i, one in seen.items()}, "evaluated")
+    if given.doubts is not None:
+        tell("holding answers against the documents")
+        left = [i for i, why in enumerate(out) if why is None]
+        found = given.doubts([examples[i] for i in left])
+        mark(out, {i: why for i, why in zip(left, found, strict=True) if why is not None}, "unsupported")
+    if how.conflicts:
+        voters = {exact[i]: i for i in reversed(range(len(rows))) if out[i] is None}  # a copy has no vote
+        said = outvoted(examples, sorted(voters.values()))
+        same = {exact[i]: f"most say {clip(most)}" for i, most in said.items()}
+        mark(out, {i: same[cluster] for i, cluster in enumerate(exact) if cluster in same}, "contradicted")
+    clusters = mark_duplicates(rows, texts, how, exact, base_N, out)
+    quality_N = scored(examples, scores, base_N, out, given)
+    if how.min_quality is not None:
+        low = {i: f"{value:.2f}" for i, value in enumerate(quality_N) if value < how.min_quality}
+        mark(out, low, "low quality")
+    groups = joined(joined([row.group for row in rows], clusters), same_question(examples))
+    sides = [held_out(group, how.heldout) for group in groups]
+    heldout = [i for i, side in enumerate(sides) if side and out[i] is None]
+    fit = [i for i, side in enumerate(sides) if not side and out[i] is None]
+    tell(f"{len(fit):,} rows fit for training, {len(heldout):,} held out")
+    vectors_ND = tfidf(texts)
+    kept = chosen(rows, fit, vectors_ND, quality_N, how, out, given.seed)
+    done = [
+        replace(row, scores=scores[i] | {"quality": round(float(quality_N[i]), 4)}, out=out[i], group=groups[i])
+        for i, row in enumerate(rows)
+    ]
+    wrong = {i: found for i, found in enumerate(faults) if found}
+    return Curation(done, kept, heldout, clusters, vectors_ND, quality_N, seen, wrong)
+
+
+def cleaned(record: Record, clean: Callable[[Example], Example]) -> Record:
+    """A record without private things; one that had some says so in its steps."""
+    example = clean(record.example)
+    if example == record.example:
+        return record
+    steps = (*record.provenance.steps, "private things replaced")
+    return replace(record, example=example, provenance=replace(record.provenance, steps=steps))
+
+
+def mark(out: list[str | None], found: Mapping[int, str], reason: str) -> None:
+    """Notes a reason on the rows that have none yet."""
+    for index, what in found.items():
+        if out[index] is None:
+            out[index] = f"{reason}: {what}"
+
+
+def clip(text: str) -> str:
+    """A text on one line, shortened."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= EXPLAINED else f"{flat[:EXPLAINED].rstrip()} …"
+
+
+def mark_duplicates(
+    rows: Sequence[Record],
+    texts: Sequence[str],
+    how: Curate,
+    exact: Sequence[int],
+    quality_N: np.ndarray,
+    out: list[str | None],
+) -> list[int]:
+    """Marks all but the best row of each cluster; returns the row that stands for each. The best is one that nothing
+    speaks against, was written by a person rather than a machine, and has the most quality, in this order. A row that
+    speaks of another name or number than the best is no duplicate of it, however alike they are: questions from one
+    template are not."""
+
+    def standing(i: int) -> tuple[bool, bool, float, int]:
+        return out[i] is not None, rows[i].provenance.made == "machine", -float(quality_N[i]), i
+
+    stands = list(range(len(rows)))
+    near = exact if how.near is None else near_clusters(texts, how.near)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, cluster in enumerate(near):
+        members[cluster].append(index)
+    for alike in members.values():
+        left = sorted(alike, key=standing)
+        while len(left) > 1:
+            best, *others = left
+            same = [i for i in others if exact[i] == exact[best] or not other_things(texts[i], texts[best])]
+            for index in same:
+                stands[index] = best
+                kind = "duplicate" if exact[index] == exact[best] else "near duplicate"
+                mark(out, {index: f"of {rows[best].example.origin}"}, kind)
+            taken = set(same)
+            left = [i for i in others if i not in taken]
+    return stands
+
+
+def scored(
+    examples: Sequence[Example],
+    scores: Sequence[dict[str, float]],
+    base_N: np.ndarray,
+    out: Sequence[str | None],
+    given: Given,
+) -> np.ndarray:
+    """The quality with the further scores, each by its rank among the rows that are left (0 to 1), weighted; a row
+    without such a score is in its middle. Writes the scores into `scores`."""
+    total_N, weights = base_N.astype(np.float64), 1.0
+    left = [i for i, why in enumerate(out) if why is None]
+    for name, (weight, measure) in given.scores.items():
+        found = measure([examples[i] for i in left])
+        known = {i: float(value) for i, value in zip(left, found, strict=True) if value is not None}
+        order = sorted(set(known.values()))
+        rank = {value: k / max(1, len(order) - 1) for k, value in enumerate(order)}
+        total_N = total_N + weight * np.array([rank[known[i]] if i in known else 0.5 for i in range(len(examples))])
+        weights += weight
+        for i, value in known.items():
+            scores[i][name] = round(value, 4)
+    return total_N / weights
+
+
+def chosen(
+    rows: Sequence[Record],
+    fit: Sequence[int],
+    vectors_ND: np.ndarray,
+    quality_N: np.ndarray,
+    how: Curate,
+    out: list[str | None],
+    seed: int,
+) -> list[int]:
+    """The rows to train on; the others of `fit` are marked. Under `max_generated` people's rows and machines' are
+    chosen apart."""
+    machine = [i for i in fit if rows[i].provenance.made == "machine"]
+    human = [i for i in fit if rows[i].provenance.made != "machine"]
+    wanted = len(fit) if how.keep is None else min(how.keep, len(fit))
+    kept = best_of(fit, wanted, vectors_ND, quality_N, how)
+    if how.max_generated is not None:
+        written = set(machine)
+        if sum(i in written for i in kept) > how.max_generated * len(kept):
+            people = min(len(human), wanted - int(how.max_generated * wanted))
+            most = int(how.max_generated * people / (1 - how.max_generated) + 1e-9) if how.max_generated < 1 else wanted
+            machines = min(len(machine), wanted - people, most)
+            kept = best_of(human, people, vectors_ND, quality_N, how)
+            kept += best_of(machine, machines, vectors_ND, quality_N, how)
+            mark(out, {i: f"the recipe allows {how.max_generated:.0%}" for i in written - set(kept)}, "machine-written")
+    there = set(kept)
+    for index in fit:
+        if index not in there:
+            mark(out, {index: f"quality {quality_N[index]:.2f}"}, "not chosen")
+    return kept
+
+
+def best_of(among: Sequence[int], count: int, vectors_ND: np.ndarray, quality_N: np.ndarray, how: Curate) -> list[int]:
+    """`count` of some rows, in the order they were chosen; all of them in their own order where there are no more."""
+    if count >= len(among):
+        return list(among)
+    at_N = np.asarray(among, dtype=np.int64)
+    return [among[k] for k in choose(vectors_ND[at_N], quality_N[at_N], count, how.how)]

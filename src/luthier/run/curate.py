@@ -1,0 +1,192 @@
+"""The curate stage: reads sources, marks and chooses (`data/curate/curation.py`), and writes what became of every row.
+
+kept.jsonl, heldout.jsonl  the rows to train on and to measure on, as records; later stages read them by its name
+rows.jsonl                 every row that was read, with its scores and why it was left out
+dropped.json               how many rows each reason left out, and where the first of them are
+evaluated.jsonl            rows that share text with an evaluation set, and what they share
+curation.json              the figures and the map that the report shows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.base.curation import Curate
+from luthier.base.events import EventLog
+from luthier.base.files import write_json, write_jsonl
+from luthier.base.nouns import Example, Record
+from luthier.base.source import Source
+from luthier.data.curate.curation import REASONS, Curation, curate, reason_of
+from luthier.data.curate.groups import held_out
+from luthier.data.curate.licences import refusals, verdict
+from luthier.data.dataset import write_rejected
+from luthier.data.records import read_records, record_of, write_records
+from luthier.run.context import Context
+from luthier.run.curate_given import evaluation_rows, given_for, given_inputs
+from luthier.run.curated import figures_of
+from luthier.run.kept import SIDES
+from luthier.run.memo import StageFolder
+from luthier.train import guards as g
+
+FIRST = 5
+"""Rows of each reason that are named."""
+
+
+def curate_data(context: Context, index: int, stage: Curate) -> None:
+    """Makes the stage's files, or skips it. Raises RunError where nothing is left, or the licences forbid it."""
+    inputs = {f"data.{name}": context.dataset(name).hash for name in stage.sources} | given_inputs(context, stage)
+    folder = context.stage(index, stage.name or stage.kind, stage, inputs)
+    if folder.done:
+        return
+    log = folder.open()
+    log.emit("begin", stage=folder.name, stage_kind=folder.kind)
+    rejected = [row for name in stage.sources for row in context.dataset(name).rejected]
+    write_rejected(folder.path / "rejected.jsonl", rejected)
+    records = records_of(context, stage.sources)
+    evaluation = evaluation_rows(context, stage)
+    given = given_for(context, stage, folder, evaluation, log)
+    made = curate(records, stage, given, lambda text: log.emit("note", text=text))
+    write_curation(folder.path, made)
+    figures = figures_of(made, stage, context.recipe.seed)
+    refused = figures["licences"]["refusals"]
+    passed = g.enforce([*checks(made, stage, evaluation), licensed(refused, figures["licences"]["sentences"])], log)
+    write_json(folder.path / "curation.json", figures | {"rejected": len(rejected)})
+    tell(folder, stage, made, log)
+    folder.close(
+        guards=passed,
+        rows={"read": len(records), "kept": len(made.kept), "heldout": len(made.heldout)},
+        dropped=dict(made.reasons),
+        metrics=figures["metrics"],
+    )
+
+
+def records_of(context: Context, names: Sequence[str]) -> list[Record]:
+    """The rows of sources and of stages that make data, as records. What a stage of records has left out stays out."""
+    found: list[Record] = []
+    for name in names:
+        source = context.recipe.data.get(name)
+        if source is not None:
+            data = context.dataset(name)
+            found += [record_of(example, name, source) for example in in_order(data.train, data.heldout)]
+        else:
+            made = next(f for f in reversed(context.stages) if f.name == name)
+            found += [record for side in SIDES for record in made_records(made.path / f"{side}.jsonl", name, context)]
+    return found
+
+
+def in_order(train: Sequence[Example], heldout: Sequence[Example]) -> list[Example]:
+    """The rows of both sides; curation splits anew."""
+    return [*train, *heldout]
+
+
+def made_records(path: Path, name: str, context: Context) -> list[Record]:
+    """A made file's records; answers that best_of kept say of themselves what they are."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    if '"provenance"' in first or not first:
+        return list(read_records(path))
+    source = Source(path=str(path), made="machine")
+    return [record_of(example, name, source) for example in context.dataset(name).train]
+
+
+def write_curation(folder: Path, made: Curation) -> None:
+    """Writes the rows: those that are kept, those held out, all of them, and those left out by reason."""
+    write_records(folder / "kept.jsonl", (made.rows[i] for i in made.kept))
+    write_records(folder / "heldout.jsonl", (made.rows[i] for i in made.heldout))
+    write_records(folder / "rows.jsonl", made.rows)
+    write_json(folder / "dropped.json", dropped(made.rows))
+    write_jsonl(folder / "evaluated.jsonl", (one._asdict() for one in made.seen.values()))
+
+
+def dropped(rows: Sequence[Record]) -> dict[str, object]:
+    """By reason: what it means, how many rows it left out, and the first of them."""
+    found: dict[str, list[Record]] = {}
+    for row in rows:
+        if row.out is not None:
+            found.setdefault(reason_of(row), []).append(row)
+    return {
+        reason: {
+            "means": REASONS[reason],
+            "rows": len(found[reason]),
+            "first": [{"origin": row.example.origin, "why": row.out} for row in found[reason][:FIRST]],
+        }
+        for reason in REASONS
+        if reason in found
+    }
+
+
+def checks(made: Curation, stage: Curate, evaluation: Sequence[Example]) -> list[g.Guard]:
+    """What must hold of the rows that later stages train on."""
+    sides: dict[str, set[str]] = {}
+    for side, indices in (("kept", made.kept), ("held out", made.heldout)):
+        for i in indices:
+            sides.setdefault(made.rows[i].group, set()).add(side)
+    torn = [group for group, found in sides.items() if len(found) > 1]
+    left = [made.rows[i].example.origin for i in (*made.kept, *made.heldout) if i in made.seen]
+    groups = len(sides)
+    every = len(made.kept) + len(made.heldout) + sum(made.reasons.values())
+    nothing = f"of {len(made.rows):,} rows none is left: {words_of_reasons(made)}. Loosen what left out most"
+    share = sum(held_out(group, stage.heldout) for group in sides) / max(1, groups)
+    return [
+        g.Guard("something is kept", bool(made.kept), f"{len(made.kept):,} rows" if made.kept else nothing),
+        g.Guard(
+            "every row is accounted for",
+            every == len(made.rows),
+            f"{len(made.rows):,} read = {len(made.kept):,} kept + {len(made.heldout):,} held out + "
+            f"{sum(made.reasons.values()):,} left out with a reason",
+        ),
+        g.Guard(
+            "no group on two sides",
+            not torn,
+            g.some(torn) if torn else f"{groups:,} groups (documents, threads, copies), {share:.1%} of them held out",
+        ),
+        g.Guard(
+            "no evaluation row in it",
+            not left,
+            g.some(left)
+            if left
+            else f"{len(evaluation):,} evaluation rows looked for, {len(made.seen):,} rows left out",
+        ),
+    ]
+
+
+def licensed(refused: Sequence[str], sentences: Sequence[str]) -> g.Guard:
+    """Whether the recipe's policy allows what is kept."""
+    ways = "Leave the source out, loosen licences, or go on without such rows: unlicensed: leave_out."
+    return g.Guard("the licences allow it", not refused, f"{' '.join(refused)} {ways}" if refused else sentences[0])
+
+
+def would_curate(context: Context, stage: Curate) -> str:
+    """What a stage would do, and what would be sent where: for `luthier check`."""
+    there = [name for name in stage.sources if name in context.recipe.data]
+    counts = {name: len(context.dataset(name).train) + len(context.dataset(name).heldout) for name in there}
+    read = [f"{name} ({counts[name]:,} rows)" if name in counts else f"what {name} makes" for name in stage.sources]
+    rows = sum(counts.values())
+    alike = "exact copies" if stage.near is None else f"exact copies and near duplicates (Jaccard {stage.near:g})"
+    said = [f"reads {', '.join(read)}", f"leaves out {alike}" + (" and flawed rows" if stage.flaws else "")]
+    if evaluation := evaluation_rows(context, stage):
+        said.append(f"keeps clear of {len(evaluation):,} evaluation rows")
+    said.append(f"holds out {stage.heldout:.0%} of the groups")
+    said.append("keeps all the others" if stage.keep is None else f"keeps {stage.keep:,} by {stage.how}")
+    if stage.judge is not None:
+        said.append(f"sends the answers that are left, of {rows:,}, with their questions to {stage.judge}")
+    else:
+        said.append("sends nothing anywhere")
+    provenances = [record.provenance for record in records_of(context, there)]
+    found = verdict(provenances, stage.licences.cleared)
+    return "; ".join(said) + ". " + " ".join([found.sentences[0], *refusals(found, stage.licences)])
+
+
+def words_of_reasons(made: Curation) -> str:
+    """'12 duplicate, 3 flawed', the most first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in made.reasons.most_common()) or "none was read"
+
+
+def tell(folder: StageFolder, stage: Curate, made: Curation, log: EventLog) -> None:
+    """Says what was kept, and what is worth a look."""
+    said = f"{len(made.kept):,} rows kept of {len(made.rows):,}, {len(made.heldout):,} held out"
+    if made.reasons:
+        said += f"; left out: {words_of_reasons(made)}"
+    log.emit("note", text=said)
+    if stage.keep is not None and len(made.kept) < stage.keep:
+        log.emit("note", text=f"{folder.name}: keep is {stage.keep:,}, and only {len(made.kept):,} rows are fit")

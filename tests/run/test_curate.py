@@ -1,0 +1,177 @@
+"""The curate stage in a run: files, memo, what later stages read, refusals, and that no model is needed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from luthier.base.config import load_recipe
+from luthier.base.errors import RunError, UserError
+from luthier.base.files import read_json
+from luthier.data.records import read_records
+from luthier.run.context import open_context
+from luthier.run.stages import check_recipe, run_recipe
+from run.small import questions, run_small, small_world, stage_folders, write_rows
+
+RECIPE = """\
+name: made
+data:
+  questions: {path: questions.jsonl, format: qa, licence: MIT, made: human}
+  asked: {path: asked.jsonl, format: qa, heldout: 0}
+stages:
+  - {kind: curate, name: bot, data: questions, keep: 30, heldout: 0.2, against: [asked], near: null}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """120 questions about 60 things in two wordings; two of them are asked in the evaluation, one row is a copy."""
+    rows = questions(range(60))
+    again = [row | {"question": row["question"].replace("Which colour has", "What colour is")} for row in rows]
+    write_rows(tmp_path / "questions.jsonl", [*rows, *again, rows[0]])
+    write_rows(tmp_path / "asked.jsonl", rows[5:7])
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def run(folder, *changes):
+    path = folder / "recipe.yaml"
+    return run_recipe(load_recipe(path, [f"out={json.dumps(str(folder / 'out'))}", *changes]), path)
+
+
+def test_a_recipe_without_a_model_makes_a_data_set(folder):
+    made = run(folder)
+    bot = stage_folders(made)["bot"]
+    kept, held, rows = (list(read_records(bot / f"{n}.jsonl")) for n in ("kept", "heldout", "rows"))
+    assert len(rows) == 121 and len(kept) == 30 and len(kept) + len(held) < 121
+    assert not {r.group for r in kept} & {r.group for r in held}
+    reasons = {reason: found["rows"] for reason, found in read_json(bot / "dropped.json").items()}
+    assert reasons["evaluated"] == 2 and reasons["duplicate"] == 1
+    assert sum(reasons.values()) == 121 - len(kept) - len(held)
+    shared = [json.loads(line) for line in (bot / "evaluated.jsonl").read_text().splitlines()]
+    assert {row["like"] for row in shared} == {"asked.jsonl:1", "asked.jsonl:2"}
+    assert all(r.provenance.licence == "MIT" and "quality" in r.scores for r in rows)
+    report = read_json(made / "report.json")
+    assert report["stages"][0]["rows"] == {"read": 121, "kept": 30, "heldout": len(held)}
+    gain = report["metrics"]["bot"]["coverage"]["gain"]
+    assert gain["value"] == pytest.approx(
+        report["metrics"]["bot"]["coverage"]["kept"]["value"] - report["metrics"]["bot"]["coverage"]["random"]["value"]
+    )
+
+
+def test_it_is_a_memo_until_something_changes(folder):
+    first = stage_folders(run(folder))["bot"]
+    written = (first / "kept.jsonl").stat().st_mtime_ns
+    assert stage_folders(run(folder))["bot"] == first and (first / "kept.jsonl").stat().st_mtime_ns == written
+    assert stage_folders(run(folder, "stages.0.keep=20"))["bot"] != first
+    write_rows(folder / "asked.jsonl", questions(range(5, 8)))
+    assert stage_folders(run(folder))["bot"] != first
+
+
+def test_one_curated_set_is_curated_on(folder):
+    recipe = RECIPE + ("  - {kind: curate, name: few, data: [bot], keep: 5, heldout: 0, near: null}\n")
+    (folder / "recipe.yaml").write_text(recipe.replace(", against: [asked]", ""))
+    few = stage_folders(run(folder))["few"]
+    kept = list(read_records(few / "kept.jsonl"))
+    assert len(kept) == 5 and all(r.provenance.source == "questions" for r in kept)
+
+
+def test_a_later_stage_trains_on_it(tmp_path):
+    recipe = small_world(tmp_path / "world")
+    text = recipe.read_text().split("  - kind: prefer")[0].split("evaluate:")[0]
+    curate = "  - {kind: curate, name: bot, data: questions, keep: 24}\n"
+    text = text.replace("  - kind: sft\n    data: questions", f"{curate}  - kind: sft\n    data: bot")
+    recipe.write_text(text + "evaluate:\n  forgetting: {kind: loss, data: corpus, since: pretrain}\n")
+    made = run_small(recipe, tmp_path / "out")
+    folders = stage_folders(made)
+    assert list(folders) == ["pretrain", "bot", "sft"]
+    assert (
+        read_json(folders["sft"] / "stage.json")["inputs"]["data.bot"]
+        == read_json(folders["bot"] / "stage.json")["hash"]
+    )
+    context = open_context(load_recipe(recipe, [f"out={json.dumps(str(tmp_path / 'out'))}"]), recipe, ())
+    assert context.models == {} and (folders["bot"] / "kept.jsonl").read_text().count("\n") == 24
+
+
+def test_nothing_left_is_refused_with_the_reasons(folder):
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    write_rows(folder / "asked.jsonl", rows)
+    with pytest.raises(RunError, match=r"something is kept: of 121 rows none is left: 121 evaluated"):
+        run(folder)
+
+
+def test_a_licence_policy_refuses_or_leaves_out(folder):
+    changes = ["data.questions.licence=CC-BY-NC-4.0", "stages.0.licences.allow=commercial"]
+    with pytest.raises(RunError, match=r"the licences allow it: data.questions: .* rows may not be used commercially"):
+        run(folder, *changes)
+    with pytest.raises(RunError, match=r"none is left: 121 licence"):
+        run(folder, *changes, "stages.0.unlicensed=leave_out")
+
+
+def test_check_says_what_would_be_done(folder):
+    path = folder / "recipe.yaml"
+    (check,) = check_recipe(load_recipe(path), path)
+    assert check.stage == "bot" and check.note.startswith(
+        "reads questions (121 rows); leaves out exact copies and flawed"
+    )
+    assert (
+        "keeps clear of 2 evaluation rows; holds out 20% of the groups; keeps 30 by facility; sends nothing"
+        in check.note
+    )
+    assert "Fit for commercial use" in check.note
+
+
+def test_a_score_of_ones_own(folder):
+    (folder / "scores.py").write_text("def short(example):\n    return -len(example.messages[0].content)\n")
+    bot = stage_folders(run(folder, 'stages.0.scores={"scores.py:short": 5.0}'))["bot"]
+    kept = list(read_records(bot / "kept.jsonl"))
+    assert all(r.scores["short"] == -len(r.example.messages[0].content) for r in kept)
+    (folder / "broken.py").write_text("def short(example):\n    return 1 / 0\n")
+    with pytest.raises(RunError, match=r"scores: broken.py:short failed for questions.jsonl:\d+: division by zero"):
+        run(folder, 'stages.0.scores={"broken.py:short": 5.0}')
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["stages.0.data=question"], r'no source "question" under data. Did you mean questions\?'),
+        (["stages.0.data=[]"], r"data=\[\]: is empty. Name a source"),
+        (["stages.0.against=[questions]"], r"questions is also what is curated: nothing would be left"),
+        (["stages.0.name=asked"], r"asked is also a source under data. Rename the stage"),
+        (["stages.0.scores={perplexity: 1.0}"], r"is measured with the base model, and base names none"),
+        (["stages.0.scores={perplexty: 1.0}"], r"is no function and none of perplexity, difficulty. Did you mean"),
+        (["stages.0.key_env=KEY"], r"key_env=KEY: is for a judge, and there is none"),
+        (['evaluate={a: {kind: loss, data: asked}}'], r"base: names no model"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_told_before_anything_runs(folder, changes, said):
+    with pytest.raises(UserError, match=said):
+        run(folder, *changes)
+
+
+def test_the_report_of_a_file_and_of_a_run(folder):
+    """The page fetches nothing, runs no script, and says what became of the rows; what rows say is escaped."""
+    from luthier.base.curation import Curate
+    from luthier.base.source import Source
+    from luthier.run.data_report import report_data
+
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    odd = {"question": "Is <script>alert(1)</script> a script?", "answer": "It is <b>one</b>.", "accept": []}
+    write_rows(folder / "questions.jsonl", [*rows, odd])
+    stage = Curate(kind="curate", data="questions", keep=121, near=None, heldout=0)
+    source = Source(path=str(folder / "questions.jsonl"), format="qa", heldout=0)
+    ((page, said),) = report_data(folder / "questions.jsonl", folder / "page.html", source, stage)
+    text = page.read_text()
+    assert said == "120 of 122 rows are kept to train on, 0 held out; something speaks against 2."
+    assert (
+        said in text
+        and "&lt;script&gt;alert" in text
+        and "default-src 'none'" in text
+        and "<script" not in text
+        and "http-equiv" in text
+    )
+    assert "src=" not in text and text.count("<svg") > 3
+    ((made, told),) = report_data(run(folder), None, source, stage)
+    assert made.parent == stage_folders(folder / "out" / "made")["bot"] and told in made.read_text()
+    assert "The data that was chosen" in (folder / "out" / "made" / "report.html").read_text()

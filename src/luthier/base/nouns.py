@@ -144,6 +144,8 @@ class Rejected:
 
     origin: str
     reason: str
+    aside: bool = False
+    """Left out by design (chatter, a private note): nothing is wrong with it, `max_rejected` does not count it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ class Source(Strict):
     """A place data comes from. A plain string in the recipe means `path`."""
 
     path: str
-    """A file or a folder, relative to the recipe: .jsonl .json .csv .tsv .parquet .xlsx .txt .md .html .pdf .docx, also
-    .gz; an archive of such files (.zip .tar .tar.gz .tgz); a URL that fsspec knows (https://, s3://, ...); or
-    path/file.py:function, whose rows (dicts) it yields."""
+    """A file or a folder, relative to the recipe: .jsonl .json .csv .tsv .parquet .xlsx .txt .md .html .pdf .docx .mbox
+    .eml, also .gz; an archive of such files (.zip .tar .tar.gz .tgz); a URL that fsspec knows (https://, s3://, ...);
+    or path/file.py:function, whose rows (dicts) it yields."""
     format: Literal[
         "auto",
         "text",
@@ -38,9 +38,16 @@ class Source(Strict):
         "squad",
         "self_instruct",
         "faq",
+        "slack",
+        "tickets",
+        "zendesk",
+        "intercom",
+        "mail",
+        "abcd",
     ] = "auto"
     """Shape of the rows; auto looks at the first ones and says what it found. faq: headings
-    of documents that ask, with what stands below them."""
+    of documents that ask, with what stands below them; slack, mail, tickets, zendesk, intercom, abcd: talk between
+    people, read as a whole, its rows conversations."""
     columns: dict[str, str] = {}
     """Renames columns before the format is read: {question: body, answer: reply}."""
     roles: dict[str, str] = {}
@@ -86,6 +93,11 @@ class Source(Strict):
     group: str | None = None
     """The column whose value says which rows belong together (a customer, a thread, a document): they stay on one side
     of every split. Default: what the reader knows (a thread, a document), else each row by itself."""
+    private: Literal["replace", "invent", "keep", "refuse"] | None = None
+    """What happens to e-mail addresses, phone numbers, cards, keys and the like: replace ([email 1], the same one
+    everywhere in the source), invent (made-up ones where a kind allows it), keep (they are counted), refuse (rows that
+    hold any are left out). Default: replace in conversations between people (Slack, tickets, mail), else keep. People's
+    names are replaced in those, unless it is keep."""
 
 
 def source_from(given: Mapping[str, Any]) -> Source:

@@ -16,6 +16,7 @@ from luthier.base.errors import UserError
 from luthier.base.files import hash_of, hash_path, write_jsonl
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
 from luthier.base.source import Source
+from luthier.data.curate.private import Private, private_of
 from luthier.data.formats import PROVENANCE, TEXT, TITLE, convert, detect, renamed
 from luthier.data.messages import Reading
 from luthier.data.opening import (
@@ -25,6 +26,7 @@ from luthier.data.opening import (
     check_template,
     faq_note,
     find_source,
+    format_said,
     wanted_of,
 )
 from luthier.data.sources import origin_of
@@ -91,7 +93,7 @@ def read_opened(opened: Opened, hashed: bool = True) -> Dataset:
             examples.append(made)
         if len(examples) == source.limit:
             break
-    check_rejected(name, source, len(examples), kinds_of(rejected))
+    check_rejected(name, source, len(examples), kinds_of(row for row in rejected if not (examples and row.aside)))
     held = [reading.held_out(example) for example in examples]
     return Dataset(
         name=name,
@@ -103,7 +105,7 @@ def read_opened(opened: Opened, hashed: bool = True) -> Dataset:
         rows=len(examples) + len(rejected),
         hash=source_hash(opened, [hash_path(file) for file in opened.files], examples) if hashed else "",
         duplicates=len(examples) - len({content(example) for example in examples}),
-        notes=opened.notes,
+        notes=(*opened.notes, *(reading.private.notes(name) if reading.private else ())),
     )
 
 
@@ -117,6 +119,8 @@ class Conversion:
     """Never auto, nor faq: its rows are qa."""
     wanted: Wanted = PLAIN
     """How the files are read."""
+    private: Private | None = None
+    """What is done with private things; None: nothing."""
 
     @property
     def reading(self) -> Reading:
@@ -141,7 +145,8 @@ class Conversion:
         if isinstance(row, Rejected):
             return row
         format = UNFOLD[self.format].format if self.format in UNFOLD else self.format
-        return convert(row, format, self.reading)
+        made = convert(row, format, self.reading)
+        return self.private.handle(made) if self.private and not isinstance(made, Rejected) else made
 
     def held_out(self, example: Example) -> bool:
         """An example's side depends on nothing but itself: rows that are added move no other."""
@@ -182,15 +187,16 @@ def open_source(name: str, source: Source, root: Path) -> Opened:
         wanted, notes = wanted._replace(faq=True), [note, *notes]
         read = found.rows(wanted)
         first = take(read, LOOKED_AT)
-    check_columns(name, source, rows_of(first))
+    if not found.talk:
+        check_columns(name, source, rows_of(first))
     sample = [renamed(row, source.columns) for row in rows_of(first)]
-    format: str = "template" if source.prompt is not None else "qa" if wanted.faq else source.format
+    format = format_said(source, found, wanted)
     if format == "auto" and sample:
         format = detect(sample, name)
         notes = [f"format {format}, found from the columns{unused(format, sample)}", *notes]
     check_template(name, source, sample)
     check_used(name, source, format)
-    conversion = Conversion(name, source, format, wanted)
+    conversion = Conversion(name, source, format, wanted, private_of(source, found.talk))
     rows = conversion.rows(chain(first, read))
     return Opened(found.path, found.files, conversion, rows, tuple(notes), found.program, tuple(first))
 
@@ -279,7 +285,7 @@ def fraction(text: str) -> float:
 
 def file_of(origin: str) -> str:
     """The file part of an origin: "faq.csv:17", "faq.json[3]", "leave.md#travel/per-diem", "book.pdf:p12",
-    "faq.xlsx#prices:7" and "trees.jsonl:3#2" (one of several that a row holds) without the place."""
+    "day.json:1.02", "faq.xlsx#prices:7" and "trees.jsonl:3#2" (one of several that a row holds) without the place."""
     return re.sub(r"(?:(?::\d+|\[\d+\])#.*|(?:#[^#.]*?)?(?::p?\d+(?:\.\d+)?|\[\d+\])?)$", "", origin, count=1)
 
 

@@ -11,6 +11,7 @@ from luthier.base.errors import UserError, did_you_mean
 from luthier.base.nouns import ROLES, Row
 from luthier.base.source import Source
 from luthier.base.templates import columns_of
+from luthier.data.collections import collection_of
 from luthier.data.readers.faq import questions_or_not
 from luthier.data.readers.hub import is_hub, open_hub
 from luthier.data.readers.program import is_program, program_file, program_rows
@@ -32,6 +33,8 @@ class Found(NamedTuple):
     rows: Callable[[Wanted], Iterator[Read]]
     program: bool
     """Whether a function of the user's makes the rows: what they are is not known from the file alone."""
+    talk: bool = False
+    """Whether it is talk between people, read as a whole: its rows have messages."""
 
 
 def find_source(name: str, source: Source, root: Path) -> Found:
@@ -44,12 +47,21 @@ def find_source(name: str, source: Source, root: Path) -> Found:
         return Found(Path(source.path), [], [f"split {found.split}"], lambda wanted: found.rows(), True)
     path = find_path(name, source.path, root)
     files, notes = list_files(name, path)
+    if (whole := collection_of(name, source, files, path)) is not None:
+        return Found(path, files, [whole.note, *notes], lambda wanted: whole.rows, False, True)
     return Found(path, files, notes, lambda wanted: read_rows(files, path, wanted), False)
 
 
 def wanted_of(source: Source) -> Wanted:
     """What the recipe says of reading files."""
     return Wanted(source.separator, source.parts, source.format == "faq", source.encoding)
+
+
+def format_said(source: Source, found: Found, wanted: Wanted) -> str:
+    """The format of the rows, as far as it is known before anyone looks at them."""
+    if source.prompt is not None:
+        return "template"
+    return "messages" if found.talk else "qa" if wanted.faq else source.format
 
 
 def faq_note(rows: Sequence[Row], source: Source) -> str | None:

@@ -279,6 +279,13 @@ def member_rows(file: IO[bytes], name: str, at: str, wanted: Wanted) -> Iterator
         yield Rejected(at, EMPTY)
 
 
+def mail_rows(handle: IO[bytes], origin: str, wanted: Wanted) -> Iterator[Read]:
+    """A file of mail among files of other kinds: its threads."""
+    from luthier.data.talk.mail import alone  # mail is read as a whole, by what reads files one by one
+
+    return alone(handle, origin)
+
+
 READERS: dict[str, Reader] = {
     ".jsonl": jsonl_rows,
     ".json": json_rows,
@@ -297,4 +304,6 @@ READERS: dict[str, Reader] = {
     ".zip": archive_rows,
     ".tar": archive_rows,
     ".tgz": archive_rows,
+    ".mbox": mail_rows,
+    ".eml": mail_rows,
 }

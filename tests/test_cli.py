@@ -56,7 +56,7 @@ def test_the_surface_is_small_and_known():
     groups = {group.name: group.typer_instance.registered_commands for group in app.registered_groups}
     assert {name: [command.name for command in commands] for name, commands in groups.items()} == {
         "compare": ["answers", "arena", "methods", "ways"],
-        "data": ["show", "import", "licences"],
+        "data": ["show", "import", "licences", "report"],
     }
 
 

@@ -79,6 +79,65 @@ def workbook() -> bytes:
     return xlsx_of({"FAQ": rows, "Other": [["a", "b", "c"], [1, 2.5, True]]})
 
 
+def slack() -> bytes:
+    """An export with a thread, a reply in the channel, a reaction and a file."""
+
+    def said(at: int, who: str, words: str, **more: Any) -> dict[str, Any]:
+        return {"type": "message", "user": who, "text": words, "ts": f"15463{at:05d}.000100", **more}
+
+    asked = said(1, "U1", "How do I reset <@U2>'s password?", thread_ts="1546300001.000100", reply_count=1)
+    answered = said(9, "U2", "Open <https://x.org|settings> & press reset.", thread_ts="1546300001.000100")
+    thanks = {"reactions": [{"name": "pray", "users": ["U1"], "count": 1}]}
+    day = [asked, {**answered, **thanks}, said(50, "U2", "Lunch?"), said(60, "U1", "Yes", files=[{"name": "a.png"}])]
+    users = [
+        {"id": f"U{n}", "name": name, "profile": {"real_name": name.title()}} for n, name in ((1, "ana"), (2, "ben"))
+    ]
+    channels = [{"id": "C1", "name": "help"}]
+    files = {"users.json": users, "channels.json": channels, "help/2019-01-01.json": day}
+    return zip_of({name: json.dumps(value) for name, value in files.items()})
+
+
+MAIL = """From ana@x.org Mon Jan  7 10:00:00 2019
+From: Ana <ana@x.org>
+To: help@y.org
+Subject: =?utf-8?q?Caf=C3=A9?= is late
+Message-ID: <1@x.org>
+Date: Mon, 7 Jan 2019 10:00:00 +0000
+
+Where is my order?
+--\x20
+Ana
+
+From help@y.org Mon Jan  7 11:00:00 2019
+From: Help <help@y.org>
+To: Ana <ana@x.org>
+Subject: Re: late
+Message-ID: <2@y.org>
+In-Reply-To: <1@x.org>
+Date: Mon, 7 Jan 2019 11:00:00 +0000
+Content-Type: multipart/alternative; boundary="b"
+
+--b
+Content-Type: text/html
+
+<p>It leaves <b>today</b>.</p><blockquote>Where is my order?</blockquote>
+--b--
+"""
+REPLIES = [
+    {"message_id": f"r{n}", "text": f"Answer {n}", "role": "assistant", "rank": n, "replies": []} for n in (0, 1)
+]
+ASKED = {"message_id": "t", "text": "Who?", "role": "prompter", "lang": "en", "replies": REPLIES}
+TREE = {"message_tree_id": "t", "prompt": ASKED}
+TICKETS = [
+    {
+        "ticket_id": n,
+        "subject": "Late",
+        "description": "Where is it?",
+        "resolution": "It leaves today.",
+        "status": "solved",
+    }
+    for n in (1, 2)
+]
 SEEDS: dict[str, Callable[[], Seed]] = {
     "txt": lambda: Seed(
         "a.txt", b"One.\n\nTwo caf\xc3\xa9.\n\f\nThree.", ({}, {"separator": "\n\n"}, {"encoding": "cp1252"})
@@ -100,6 +159,11 @@ SEEDS: dict[str, Callable[[], Seed]] = {
     "zip": lambda: Seed(
         "a.zip", zip_of({"a/b.md": FAQ, "c.csv": QA, "d.zip": zip_of({"e.md": "# E\n\nwords"})}), PARTS
     ),
+    "slack": lambda: Seed("export.zip", slack(), ({"format": "slack"}, {"format": "slack", "private": "invent"}, {})),
+    "mbox": lambda: Seed("a.mbox", MAIL.encode()),
+    "eml": lambda: Seed("a.eml", MAIL.partition("\n")[2].encode()),
+    "oasst": lambda: Seed("a.jsonl", f"{json.dumps(TREE)}\n".encode() * 2, ({}, {"format": "oasst"})),
+    "tickets": lambda: Seed("a.json", json.dumps(TICKETS).encode(), ({}, {"format": "tickets"})),
     "tar": lambda: Seed("a.tar", tar_of({"a/b.md": FAQ, "c.html": PAGE}, packed=False), PARTS),
     "tgz": lambda: Seed("a.tar.gz", tar_of({"a/b.md": FAQ, "c.html": PAGE}), PARTS),
 }

@@ -36,7 +36,7 @@ TASKS = {  # task: (items, items of the search for a batch size, at least)
     "gsm8k": (32, 16, 3.0),
 }
 BATCHES = (1, 8, 16)
-KNOWN = 150
+KNOWN = 100
 """Train problems that the model learns by heart: a model of its size that has read all of them once or twice repeats
 itself instead of answering."""
 PASSES = 24

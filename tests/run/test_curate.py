@@ -175,3 +175,67 @@ def test_the_report_of_a_file_and_of_a_run(folder):
     ((made, told),) = report_data(run(folder), None, source, stage)
     assert made.parent == stage_folders(folder / "out" / "made")["bot"] and told in made.read_text()
     assert "The data that was chosen" in (folder / "out" / "made" / "report.html").read_text()
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """Two sources of 12 questions and an evaluation. ann@acme.org stands in both, bob@acme.org in one, as a column
+    too, and a placeholder that somebody else wrote in the other."""
+    rows = questions(range(24))
+    said = {0: "Ask ann@acme.org.", 5: "Ask bob@acme.org.", 15: "Ask ann@acme.org, or [email 3] or +1 415 844 9759."}
+    rows = [row | {"answer": f"{row['answer']} {said.get(i, '')}".strip(), "accept": []} for i, row in enumerate(rows)]
+    rows[5]["owner"] = "bob@acme.org"
+    write_rows(tmp_path / "one.jsonl", rows[:12])
+    write_rows(tmp_path / "two.jsonl", rows[12:])
+    write_rows(tmp_path / "asked.jsonl", [rows[0]])
+    (tmp_path / "recipe.yaml").write_text(
+        "name: made\ndata:\n"
+        "  one: {path: one.jsonl, format: qa, licence: MIT, group: owner}\n"
+        "  two: {path: two.jsonl, format: qa, licence: MIT, private: replace}\n"
+        "  asked: {path: asked.jsonl, format: qa, heldout: 0}\n"
+        "stages:\n  - {kind: curate, name: bot, data: [one, two], heldout: 0.2, flaws: false, near: null}\n"
+    )
+    return tmp_path
+
+
+def test_one_numbering_of_private_things_over_all_sources(letters):
+    made = run(letters, "stages.0.private=replace", "stages.0.against=[asked]")
+    bot = stage_folders(made)["bot"]
+    rows = list(read_records(bot / "rows.jsonl"))
+    answers = [next((r.example.answer for r in rows if r.example.origin == o), "") for o in ORIGINS]
+    ann, bob, two = (answer.partition("Ask ")[2] for answer in answers)
+    assert {ann, bob} == {"[email 4].", "[email 5]."}  # 3 is somebody's
+    assert two == f"{ann[:-1]}, or [email 3] or [phone 1]."
+    for name in ("kept", "heldout", "rows", "evaluated"):
+        text = (bot / f"{name}.jsonl").read_text()
+        assert "acme" not in text and "9759" not in text
+    found = read_json(bot / "curation.json")["private"]
+    assert found["counts"] == {"e-mail addresses": 5, "phone numbers": 1}  # bob in answer, column, group
+    assert found["rows"] == {"e-mail addresses": 3, "phone numbers": 1}
+    assert not any("acme" in place or "9759" in place for _, place in found["samples"])
+    assert next(r.out for r in rows if r.example.origin == ORIGINS[0]).startswith("evaluated: exact with asked.jsonl:1")
+    assert sum("private things replaced" in r.provenance.steps for r in rows) == 3
+    page = (made / "report.html").read_text()
+    assert "Each was replaced by a placeholder" in page and "acme" not in page and "9759" not in page
+
+
+ORIGINS = ("one.jsonl:1", "one.jsonl:6", "two.jsonl:4")
+
+
+def test_rows_with_private_things_are_refused_with_a_reason(letters):
+    bot = stage_folders(run(letters, "stages.0.private=refuse"))["bot"]
+    rows = {r.example.origin: r for r in read_records(bot / "rows.jsonl")}
+    out = [rows[origin].out for origin in ORIGINS]
+    assert out == [f"private: {words}" for words in ("e-mail addresses",) * 2 + ("e-mail addresses and phone numbers",)]
+    assert read_json(bot / "dropped.json")["private"]["rows"] == 3
+    assert not any("acme" in file.read_text() for file in bot.glob("*.json*"))
+
+
+def test_without_a_word_sources_decide_and_what_stands_there_is_counted(letters):
+    bot = stage_folders(run(letters))["bot"]
+    text = (bot / "rows.jsonl").read_text()
+    assert "ann@acme.org" in text and "Ask [email 1], or [email 3] or [phone 1]." in text
+    found = read_json(bot / "curation.json")["private"]
+    assert found["counts"] == {"e-mail addresses": 2} and found["style"] is None
+    assert {place.partition("Ask ")[2] for _, place in found["samples"]} == {"a••@••••.•••.", "b••@••••.•••."}
+    assert found["sources"][1] == ["two", "1 e-mail addresses, 1 phone numbers, replaced"]

@@ -39,6 +39,11 @@ class Curate(Strict):
     recipe evaluates on, and its benchmarks."""
     ngram: int = Field(default=13, ge=4)
     """So many words in a row are too many to share with an evaluation set."""
+    private: Literal["replace", "invent", "keep", "refuse"] | None = None
+    """What happens to e-mail addresses, phone numbers, cards, keys and the like in all its rows, whatever their sources
+    say: replace ([email 1], the same one in every source), invent (made-up ones where a kind allows it), keep (they are
+    counted), refuse (rows that hold any are left out). Default: as each source says, and what stands there is
+    counted. People's names are their source's matter."""
     licences: LicencePolicy = LicencePolicy()
     """What must be allowed with the rows; what is allowed is told in any case."""
     unlicensed: Literal["refuse", "leave_out"] = "refuse"

@@ -69,14 +69,17 @@ class Dataset:
     """Of a streamed source: its rows, of which none are in `train`, and some in `heldout`. None: they are all here."""
 
 
-def read_dataset(name: str, source: Source, root: Path, hashed: bool = True) -> Dataset:
+def read_dataset(name: str, source: Source, root: Path, hashed: bool = True, private: Private | None = None) -> Dataset:
     """Reads the source called `name` under `data`, relative to the folder `root`; without the hash where it is not
-    wanted, for which all bytes must be read.
+    wanted, for which all bytes must be read. `private` does what the source's own setting would.
 
     Raises UserError: path missing or of unknown kind, a file broken as a whole, no or several formats that fit, a
     column or role mapping that cannot hold, no usable row, more than `max_rejected` of the rows rejected.
     """
-    return read_opened(open_source(name, source, root), hashed)
+    opened = open_source(name, source, root)
+    if private is not None:
+        opened = replace(opened, conversion=replace(opened.conversion, private=private))
+    return read_opened(opened, hashed)
 
 
 def read_opened(opened: Opened, hashed: bool = True) -> Dataset:

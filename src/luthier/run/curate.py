@@ -9,7 +9,7 @@ curation.json              the figures and the map that the report shows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luthier.base.curation import Curate
@@ -20,15 +20,22 @@ from luthier.base.source import Source
 from luthier.data.curate.curation import REASONS, Curation, curate, reason_of
 from luthier.data.curate.groups import held_out
 from luthier.data.curate.licences import refusals, verdict
-from luthier.data.dataset import write_rejected
+from luthier.data.dataset import Dataset, write_rejected
 from luthier.data.records import read_records, record_of, write_records
 from luthier.run.context import Context
 from luthier.run.curate_given import evaluation_rows, given_for, given_inputs
+from luthier.run.curate_private import no_private, notes_of, private_figures, private_for, source_of
 from luthier.run.curated import figures_of
 from luthier.run.kept import SIDES
 from luthier.run.memo import StageFolder
 from luthier.train import guards as g
 
+DOES = {
+    "replace": "replaces private things by placeholders",
+    "invent": "replaces private things by made-up ones",
+    "refuse": "leaves out rows that hold private things",
+}
+"""What `luthier check` says of the setting `private`."""
 FIRST = 5
 """Rows of each reason that are named."""
 
@@ -41,16 +48,19 @@ def curate_data(context: Context, index: int, stage: Curate) -> None:
         return
     log = folder.open()
     log.emit("begin", stage=folder.name, stage_kind=folder.kind)
-    rejected = [row for name in stage.sources for row in context.dataset(name).rejected]
+    sources = {name: source_of(context, name, stage) for name in stage.sources if name in context.recipe.data}
+    rejected = [row for data in sources.values() for row in data.rejected]
     write_rejected(folder.path / "rejected.jsonl", rejected)
-    records = records_of(context, stage.sources)
-    evaluation = evaluation_rows(context, stage)
-    given = given_for(context, stage, folder, evaluation, log)
+    records = records_of(context, stage.sources, sources)
+    evaluation, private = evaluation_rows(context, stage), private_for(stage, records)
+    given = given_for(context, stage, folder, evaluation, private, log)
     made = curate(records, stage, given, lambda text: log.emit("note", text=text))
     write_curation(folder.path, made)
     figures = figures_of(made, stage, context.recipe.seed)
+    figures["private"] = private_figures(private, stage, notes_of(list(sources.values())))
     refused = figures["licences"]["refusals"]
-    passed = g.enforce([*checks(made, stage, evaluation), licensed(refused, figures["licences"]["sentences"])], log)
+    told = licensed(refused, figures["licences"]["sentences"])
+    passed = g.enforce([*checks(made, stage, evaluation), *no_private(private, made), told], log)
     write_json(folder.path / "curation.json", figures | {"rejected": len(rejected)})
     tell(folder, stage, made, log)
     folder.close(
@@ -61,13 +71,12 @@ def curate_data(context: Context, index: int, stage: Curate) -> None:
     )
 
 
-def records_of(context: Context, names: Sequence[str]) -> list[Record]:
+def records_of(context: Context, names: Sequence[str], sources: Mapping[str, Dataset]) -> list[Record]:
     """The rows of sources and of stages that make data, as records. What a stage of records has left out stays out."""
     found: list[Record] = []
     for name in names:
-        source = context.recipe.data.get(name)
-        if source is not None:
-            data = context.dataset(name)
+        source, data = context.recipe.data.get(name), sources.get(name)
+        if source is not None and data is not None:
             found += [record_of(example, name, source) for example in in_order(data.train, data.heldout)]
         else:
             made = next(f for f in reversed(context.stages) if f.name == name)
@@ -159,11 +168,14 @@ def licensed(refused: Sequence[str], sentences: Sequence[str]) -> g.Guard:
 def would_curate(context: Context, stage: Curate) -> str:
     """What a stage would do, and what would be sent where: for `luthier check`."""
     there = [name for name in stage.sources if name in context.recipe.data]
-    counts = {name: len(context.dataset(name).train) + len(context.dataset(name).heldout) for name in there}
+    sources = {name: context.dataset(name) for name in there}
+    counts = {name: len(data.train) + len(data.heldout) for name, data in sources.items()}
     read = [f"{name} ({counts[name]:,} rows)" if name in counts else f"what {name} makes" for name in stage.sources]
     rows = sum(counts.values())
     alike = "exact copies" if stage.near is None else f"exact copies and near duplicates (Jaccard {stage.near:g})"
     said = [f"reads {', '.join(read)}", f"leaves out {alike}" + (" and flawed rows" if stage.flaws else "")]
+    if stage.private in DOES:
+        said.append(DOES[stage.private])
     if evaluation := evaluation_rows(context, stage):
         said.append(f"keeps clear of {len(evaluation):,} evaluation rows")
     said.append(f"holds out {stage.heldout:.0%} of the groups")
@@ -172,7 +184,7 @@ def would_curate(context: Context, stage: Curate) -> str:
         said.append(f"sends the answers that are left, of {rows:,}, with their questions to {stage.judge}")
     else:
         said.append("sends nothing anywhere")
-    provenances = [record.provenance for record in records_of(context, there)]
+    provenances = [record.provenance for record in records_of(context, there, sources)]
     found = verdict(provenances, stage.licences.cleared)
     return "; ".join(said) + ". " + " ".join([found.sentences[0], *refusals(found, stage.licences)])
 

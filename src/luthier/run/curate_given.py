@@ -20,6 +20,7 @@ from luthier.base.nouns import Chat, Choice, Example, Message, Provenance, Recor
 from luthier.data.curate.agreement import doubts_of
 from luthier.data.curate.curation import Given, Scoring
 from luthier.data.curate.licences import refusals, verdict
+from luthier.data.curate.private import Private, said
 from luthier.run.asked import remembering
 from luthier.run.benchmarked import wanted_of
 from luthier.run.context import Context, texts
@@ -116,9 +117,15 @@ def benchmark_rows(context: Context) -> list[Example]:
 
 
 def given_for(
-    context: Context, stage: Curate, folder: StageFolder, evaluation: Sequence[Example], log: EventLog
+    context: Context,
+    stage: Curate,
+    folder: StageFolder,
+    evaluation: Sequence[Example],
+    private: Private,
+    log: EventLog,
 ) -> Given:
-    """All of it, for one stage. Programs are loaded, models and endpoints are not asked before they are needed."""
+    """All of it, for one stage. Programs are loaded, models and endpoints are not asked before they are needed. What
+    rows are compared with has the rows' placeholders."""
     scores: dict[str, tuple[float, Scoring]] = {}
     for spec, weight in stage.scores.items():
         measure = by_model(context, spec) if spec in MODEL_SCORES else by_program(context, spec)
@@ -126,13 +133,34 @@ def given_for(
     if stage.judge is not None:
         scores["grade"] = (1.0, by_judge(context, stage, folder, log))
     documents = [] if stage.support is None else [one.text for one in texts(whole(context, stage.support))]
+    if private.style != "keep":
+        silent = private.silent()
+        evaluation, documents = [silent.clean_example(one) for one in evaluation], list(map(silent.clean, documents))
     return Given(
         evaluation=evaluation,
+        clean=counted(private) if private.style == "keep" else private.clean_example,
+        holds=private.holds,
+        refused=refusing(private) if private.style == "refuse" else lambda example: None,
         doubts=doubts_of(documents) if documents else None,
         scores=scores,
         forbidden=forbidding(stage.licences) if stage.unlicensed == "leave_out" else lambda record: None,
         seed=context.seed(folder),
     )
+
+
+def counted(private: Private) -> Callable[[Example], Example]:
+    """Counts what a row holds, and leaves it."""
+
+    def look(example: Example) -> Example:
+        private.look(example)
+        return example
+
+    return look
+
+
+def refusing(private: Private) -> Callable[[Example], str | None]:
+    """What a row holds, in words; None: nothing."""
+    return lambda example: said(private.held(example)) or None
 
 
 def name_of(spec: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from luthier.base.curation import Curate
-from luthier.base.nouns import Example, Record
+from luthier.base.nouns import Choice, Example, Record
 from luthier.data.curate.choose import choose
 from luthier.data.curate.contamination import Seen, contaminated
 from luthier.data.curate.groups import held_out, joined
@@ -21,9 +21,11 @@ from luthier.data.curate.near import exact_clusters, near_clusters
 from luthier.data.curate.quality import flaws, quality, scores_of
 from luthier.data.curate.questions import other_things, outvoted, same_question, words_of
 from luthier.data.curate.vectors import tfidf
+from luthier.data.dataset import content
 
 REASONS = {
     "licence": "their licence forbids what the recipe asks for",
+    "private": "they hold private things",
     "flawed": "something is plainly wrong with them",
     "evaluated": "they share text with an evaluation set",
     "unsupported": "the documents do not say so",
@@ -51,7 +53,11 @@ class Given:
     evaluation: Sequence[Example] = ()
     """No kept row may share anything with these."""
     clean: Callable[[Example], Example] | None = None
-    """Replaces private things; None: they stay."""
+    """Replaces private things, or counts them; None: nobody looks."""
+    holds: Callable[[Example], bool] = lambda example: True
+    """Whether there is anything in a row for `clean`. Knows nothing but the row."""
+    refused: Callable[[Example], str | None] = lambda example: None
+    """What is private in a row, in words, where rows are left out for that."""
     doubts: Doubting | None = None
     """What documents say against an answer."""
     scores: Mapping[str, tuple[float, Scoring]] = field(default_factory=dict)
@@ -98,7 +104,7 @@ def curate(
     records: Sequence[Record], how: Curate, given: Given, tell: Callable[[str], None] = lambda text: None
 ) -> Curation:
     """Marks, splits and chooses. The same records, settings and seed give the same result."""
-    rows = list(records) if given.clean is None else [cleaned(record, given.clean) for record in records]
+    rows, refused = without_private(records, given)
     examples = [row.example for row in rows]
     texts = [words_of(example) for example in examples]
     tell(f"{len(rows):,} rows: looking for duplicates")
@@ -110,6 +116,7 @@ def curate(
     for index, row in enumerate(rows):
         if out[index] is None and (why := given.forbidden(row)) is not None:
             out[index] = f"licence: {why}"
+    mark(out, refused, "private")
     if how.flaws:
         mark(out, {i: found[0] for i, found in enumerate(faults) if found}, "flawed")
     tell("looking for evaluation rows")
@@ -145,13 +152,34 @@ def curate(
     return Curation(done, kept, heldout, clusters, vectors_ND, quality_N, seen, wrong)
 
 
+def without_private(records: Sequence[Record], given: Given) -> tuple[list[Record], dict[int, str]]:
+    """(the records as `clean` leaves them, why some are refused by their index)."""
+    rows, refused = list(records), dict[int, str]()
+    if given.clean is None:
+        return rows, refused
+    for i, record in enumerate(records):
+        if given.holds(record.example):
+            if (why := given.refused(record.example)) is not None:
+                refused[i] = why
+            rows[i] = cleaned(record, given.clean)
+    return rows, refused
+
+
 def cleaned(record: Record, clean: Callable[[Example], Example]) -> Record:
-    """A record without private things; one that had some says so in its steps."""
+    """A record without private things, also in what its row and its group said; one that had some says so in its
+    steps."""
     example = clean(record.example)
     if example == record.example:
         return record
     steps = (*record.provenance.steps, "private things replaced")
-    return replace(record, example=example, provenance=replace(record.provenance, steps=steps))
+    group = record.group.replace(together(record.example), together(example))
+    return replace(record, example=example, provenance=replace(record.provenance, steps=steps), group=group)
+
+
+def together(example: Example) -> str:
+    """What `records.record_of` makes an example's group of: what its row named, else all that it says."""
+    named = None if isinstance(example, Choice) else (example.meta or {}).get("group")
+    return content(example) if named is None else str(named)
 
 
 def mark(out: list[str | None], found: Mapping[int, str], reason: str) -> None:

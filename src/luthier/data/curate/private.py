@@ -91,6 +91,8 @@ KINDS: dict[str, Callable[[str], Iterator[Finding]]] = {
     "phone": phones,
 }
 """Kind -> what finds it, in the order in which they are asked: of two findings that overlap, the first one counts."""
+WRITTEN = re.compile(rf"\[({'|'.join(KINDS)}) (\d{{1,9}})\]")
+"""A placeholder."""
 
 
 def invented(kind: str, number: int) -> str | None:
@@ -142,9 +144,28 @@ class Private:
             return self.clean_example(example)
         held = self.look(example)
         if held and self.style == "refuse":
-            words = " and ".join(WORDS[kind] for kind in held)
-            return Rejected(example.origin, f"holds private things: {words}", aside=True)
+            return Rejected(example.origin, f"holds private things: {said(held)}", aside=True)
         return example
+
+    def holds(self, example: Example) -> bool:
+        """Whether anything is to be found in an example, or in what its row said beside. Changes nothing."""
+        return any(map(self.find, texts_of(example, meta=True)))
+
+    def held(self, example: Example) -> list[str]:
+        """The kinds that an example holds, not counted."""
+        return list(dict.fromkeys(finding.kind for text in texts_of(example) for finding in self.find(text)))
+
+    def reserve(self, texts: Iterable[str]) -> None:
+        """Numbers that stand in some texts already are not given again: who wrote them meant something else."""
+        for text in texts:
+            for kind, number in WRITTEN.findall(text) if "[" in text else ():
+                self.last[kind] = max(self.last[kind], int(number))
+
+    def silent(self) -> Private:
+        """Another one with the same placeholders, and counts of its own: for what rows are compared with."""
+        twin = Private(self.kinds, style=self.style)
+        twin.numbers, twin.last = self.numbers, self.last
+        return twin
 
     def find(self, text: str) -> list[Finding]:
         """What is private in a text, by place, without overlaps."""
@@ -163,18 +184,20 @@ class Private:
             for finding in found:
                 parts += [text[end : finding.start], self.placeholder(finding.kind, finding.value)]
                 end = finding.end
-                self.count(finding, text)
+                self.count(finding, text, found)
             text = "".join([*parts, text[end:]])
         cleaned = self.people.clean(text)
         if cleaned != text:
             self.counts["name"] = self.people.replaced
         return cleaned
 
-    def count(self, finding: Finding, text: str) -> None:
-        """Counts a finding, and keeps some for review."""
+    def count(self, finding: Finding, text: str, among: Sequence[Finding]) -> None:
+        """Counts a finding, and keeps some for review: what stood there, and beside it, only as its shape."""
         self.counts[finding.kind] += 1
         kept = self.samples.setdefault(finding.kind, [])
         if len(kept) < SAMPLES:
+            for one in among:
+                text = text[: one.start] + shape(text[one.start : one.end]) + text[one.end :]
             kept.append(" ".join(text[max(0, finding.start - 30) : finding.end + 30].split()))
 
     def placeholder(self, kind: str, value: str) -> str:
@@ -189,9 +212,10 @@ class Private:
         """The kinds that an example holds, counted as `clean_example` would."""
         held: dict[str, None] = {}
         for text in texts_of(example):
-            for finding in self.find(text):
+            found = self.find(text)
+            for finding in found:
                 held[finding.kind] = None
-                self.count(finding, text)
+                self.count(finding, text, found)
         self.rows.update(held.keys())
         return list(held)
 
@@ -221,15 +245,25 @@ def private_of(source: Source, talk: bool) -> Private | None:
     return None if source.stream and style == "keep" else Private(style=style, by_row=source.stream)
 
 
-def texts_of(example: Example) -> list[str]:
-    """Every text that a model is shown of an example."""
+def shape(text: str) -> str:
+    """What a private thing looks like, and no more: its first character, and what is no letter or digit."""
+    return text[:1] + re.sub(r"[^\W_]", "•", text[1:])
+
+
+def said(kinds: Iterable[str]) -> str:
+    """Kinds in words."""
+    return " and ".join(WORDS[kind] for kind in kinds)
+
+
+def texts_of(example: Example, meta: bool = False) -> list[str]:
+    """Every text that a model is shown of an example; with what its row said beside, if wanted."""
     texts: list[str] = []
 
     def heard(text: str) -> str:
         texts.append(text)
         return text
 
-    mapped(example, heard, meta=False)
+    mapped(example, heard, meta)
     return texts
 
 

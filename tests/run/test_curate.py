@@ -199,7 +199,7 @@ def letters(tmp_path):
 
 
 def test_one_numbering_of_private_things_over_all_sources(letters):
-    made = run(letters, "stages.0.private=replace", "stages.0.against=[asked]")
+    made = run(letters, "stages.0.private=replace", "stages.0.against=[asked]", "stages.0.flaws=true")
     bot = stage_folders(made)["bot"]
     rows = list(read_records(bot / "rows.jsonl"))
     answers = [next((r.example.answer for r in rows if r.example.origin == o), "") for o in ORIGINS]
@@ -215,7 +215,9 @@ def test_one_numbering_of_private_things_over_all_sources(letters):
     assert not any("acme" in place or "9759" in place for _, place in found["samples"])
     assert next(r.out for r in rows if r.example.origin == ORIGINS[0]).startswith("evaluated: exact with asked.jsonl:1")
     assert sum("private things replaced" in r.provenance.steps for r in rows) == 3
+    assert not any("blank" in (r.out or "") for r in rows)  # a placeholder is none
     page = (made / "report.html").read_text()
+    assert "kept to train on" in page.partition("<h1>")[2].partition("</h1>")[0] and "nothing was measured" not in page
     assert "Each was replaced by a placeholder" in page and "acme" not in page and "9759" not in page
 
 

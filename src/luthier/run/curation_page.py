@@ -46,6 +46,18 @@ def headline(found: Mapping[str, Any]) -> str:
     return f"{said}; {' and '.join(tail)}."
 
 
+def made_words(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, bool]]:
+    """[(words, stressed)]: the rows that the last of some stages made (kind, stage.json), where all of them make rows;
+    empty otherwise."""
+    if not stages or any(kind not in ("curate", "synthesise") or "rows" not in record for kind, record in stages):
+        return []
+    kind, record = stages[-1]
+    rows = record["rows"]
+    kept = f"{rows['kept']:,} rows" if kind == "synthesise" else f"{rows['kept']:,} of {rows['read']:,} rows"
+    held = f", {rows['heldout']:,} held out to measure on" if rows.get("heldout") else ""
+    return [(kept, True), (f" {'were made' if kind == 'synthesise' else 'are kept'} to train on{held}.", False)]
+
+
 def parts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows as a bar: kept, held out, not chosen, left out."""
     chosen = next((row["rows"] for row in found["reasons"] if row["reason"] == "not chosen"), 0)

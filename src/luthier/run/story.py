@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from luthier.base.errors import UserError
 from luthier.base.events import read_events
 from luthier.base.files import read_json
+from luthier.run.curation_page import made_words
 from luthier.run.judged_words import in_whose_eyes, said_under
 from luthier.run.words import PREFERRING, SHARES
 
@@ -316,8 +317,8 @@ def verdict(story: Story) -> list[Said]:
         or _of_choices(by_kind.get("choices"), story)
     )
     second = _of_wins(by_kind.get("win_rate"), story) or _of_preferences(by_kind)
-    count = len(story.stages)
-    return [*first, *second] or [Said(f"{count} stage{'s' * (count != 1)} finished; nothing was measured.")]
+    count, made = len(story.stages), [Said(*one) for one in made_words([(s.kind, s.record) for s in story.stages])]
+    return [*first, *second] or made or [Said(f"{count} stage{'s' * (count != 1)} finished; nothing was measured.")]
 
 
 def stressed(figure: Figure) -> Said:

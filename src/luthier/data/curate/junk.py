@@ -26,7 +26,8 @@ _ABOUT_MARKUP = re.compile(
     re.I,
 )
 _PLACEHOLDER = re.compile(
-    r"\[(?:your|insert|enter|add|company|customer|client|product|recipient|sender|first|last|full|name|date|link|url|"
+    r"\[(?!(?:email|phone) \d+\])"  # private.py wrote it
+    r"(?:your|insert|enter|add|company|customer|client|product|recipient|sender|first|last|full|name|date|link|url|"
     r"address|phone|e-?mail|city|number|title|brand|location|city)(?:['’]s)?(?:[ _-][^\[\]\n]{0,40})?\](?!\()"
     r"|<insert[ _-][^<>\n]{1,30}>|\{(?:your|insert|customer|user|first|last|company|product)?_?"
     r"(?:name|date|email|answer|question|text|company|product)\}"

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.base.curation import Curate
+from luthier.base.made import RULES
 from luthier.base.nouns import Chat, Message, Provenance, Record
 from luthier.data.curate.agreement import doubts_of
-from luthier.data.curate.curation import Given, curate, reason_of
+from luthier.data.curate.curation import Given, by_model, curate, reason_of
 from luthier.data.curate.questions import content_words, other_things, outvoted, same_question
 
 FRUIT = re.findall(
@@ -173,6 +174,18 @@ def test_machines_rows_are_capped_and_the_share_holds():
     assert Counter(fewer.rows[i].provenance.made for i in fewer.kept)["machine"] <= 5 and len(fewer.kept) == 20
     none = curate(mixed, settings(max_generated=0.0), Given())
     assert len(none.kept) == 30 and none.reasons == {"machine-written": 70}
+
+
+def test_rows_that_rules_quoted_are_not_capped_as_a_models():
+    base = rows(90)
+    quoting = Provenance("faq", "MIT", "machine", RULES)
+    mixed = [r if i < 30 else record(r.example, made="machine") for i, r in enumerate(base)]
+    mixed = [Record(r.example, quoting, r.group) if i < 20 else r for i, r in enumerate(mixed)]
+    made = curate(mixed, settings(near=None, keep=60, max_generated=0.5), Given())
+    written = [by_model(made.rows[i]) for i in made.kept]
+    assert Counter(written) == {True: 30, False: 30} and made.reasons == {"machine-written": 30}
+    none = curate(mixed, settings(near=None, max_generated=0.0), Given())
+    assert sorted(none.kept) == list(range(30)) and none.reasons == {"machine-written": 60}
 
 
 def test_own_scores_are_columns_and_decide():

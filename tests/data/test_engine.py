@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from luthier.base.curation import Curate
 from luthier.base.errors import UserError
 from luthier.base.nouns import Chat, Message
+from luthier.base.source import Source
 from luthier.data.curate import engine
-from luthier.data.curate.engine import on_rows
+from luthier.data.curate.curation import Curation, Given, curate
+from luthier.data.curate.engine import Engine, on_rows
+from luthier.data.curate.private import Private
 from luthier.data.curate.quality import flaws, scores_of
+from luthier.data.records import record_of
 
 
 def test_here_rows_are_worked_on_one_by_one():
@@ -25,6 +30,15 @@ def test_without_ray_the_message_says_what_to_do(monkeypatch):
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "luthier\[ray\]"'):
         on_rows(str.upper, ["a"], engine="ray")
+
+
+def curated(examples: list[Chat], where: Engine) -> Curation:
+    """Rows of which some hold private things, through all of curation."""
+    private = Private()
+    mail = Chat((Message("user", "Whom do I ask?"), Message("assistant", "Ask ann@acme.org or (415) 844-9759.")), "x:m")
+    records = [record_of(one, "x", Source(path="x", licence="MIT")) for one in [*examples, mail, *examples[:3]]]
+    stage = Curate(kind="curate", data="x", engine=where, keep=10)
+    return curate(records, stage, Given(clean=private.clean_example, holds=private.holds))
 
 
 @pytest.mark.xdist_group("ray")
@@ -50,5 +64,8 @@ def test_ray_gives_the_same_rows_in_the_same_order(monkeypatch):
         assert on_rows(flaws, [], engine="ray") == []
         with pytest.raises(ZeroDivisionError):
             on_rows((6).__truediv__, [3, 2, 0, 1], engine="ray")
+        here, there = (curated(rows, how) for how in ("process", "ray"))
+        assert (here.rows, here.kept, here.heldout, here.flaws) == (there.rows, there.kept, there.heldout, there.flaws)
+        assert any("[email 1] or [phone 1]" in row.example.answer for row in there.rows)
     assert not ray.is_initialized()
     assert set(Path(tempfile.gettempdir()).glob("luthier-ray-*")) == before and "RAY_ADDRESS" not in os.environ

@@ -49,7 +49,8 @@ class Curate(Strict):
     unlicensed: Literal["refuse", "leave_out"] = "refuse"
     """Rows that `licences` does not allow: the run refuses and names them, or goes on without them."""
     max_generated: Share | None = None
-    """Largest share of the chosen rows that a machine wrote; default: any."""
+    """Largest share of the chosen rows whose answer a model wrote; default: any. What the rules of a synthesise stage
+    made does not count: its answers quote documents."""
     flaws: bool = True
     """Leave out rows that something is plainly wrong with: cut off, looping, garbled. False: only say so."""
     min_quality: Share | None = None

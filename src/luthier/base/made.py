@@ -12,6 +12,10 @@ ONLY_DATA = ("synthesise", "curate")
 """Those that train nothing: a run of nothing else needs no base."""
 
 
+RULES = "luthier's rules"
+"""The generator of rows that rules made of documents: a template's question, and an answer that quotes the page."""
+
+
 class Named(Protocol):
     """As much of a stage as says what it is called."""
 

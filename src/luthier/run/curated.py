@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from luthier.base.curation import Curate
+from luthier.base.made import RULES
 from luthier.base.nouns import Chat, Pair, Record, Text
 from luthier.data.curate.curation import REASONS, Curation, reason_of
 from luthier.data.curate.licences import refusals, verdict
@@ -29,6 +30,7 @@ DRAWS = 8
 BARS = 24
 CLUSTERS, MEMBERS = 12, 6
 FIRST, LISTED, CHARACTERS = 8, 25, 400
+QUOTING = "rules that quote people"
 STATES = ("out", "not chosen", "held out", "kept")
 """What became of a row, as the map colours it."""
 
@@ -120,7 +122,7 @@ def shown(row: Record) -> dict[str, Any]:
         "origin": example.origin,
         "source": row.provenance.source,
         "licence": row.provenance.licence or "",
-        "made": row.provenance.made or "",
+        "made": writer_of(row),
         "quality": row.scores.get("quality"),
     }
 
@@ -134,13 +136,18 @@ def sources_of(made: Curation, state_N: np.ndarray) -> list[dict[str, Any]]:
 
 
 def writers_of(made: Curation, state_N: np.ndarray) -> dict[str, dict[str, int]]:
-    """Who wrote the rows, before and after: human, machine, nobody said."""
+    """Who wrote the rows, before and after: human, machine, rules that quote, nobody said."""
     before, after = Counter[str](), Counter[str]()
     for row, state in zip(made.rows, state_N.tolist(), strict=True):
-        who = row.provenance.made or "nobody said"
+        who = writer_of(row) or "nobody said"
         before[who] += 1
         after[who] += state == 3
     return {"before": dict(before), "after": {who: after[who] for who in before}}
+
+
+def writer_of(row: Record) -> str:
+    """human, machine, rules that quote; empty: nobody said."""
+    return QUOTING if row.provenance.generator == RULES else row.provenance.made or ""
 
 
 def lengths_of(texts: Sequence[str], state_N: np.ndarray) -> dict[str, Any]:

@@ -53,9 +53,10 @@ def made_words(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[st
         return []
     kind, record = stages[-1]
     rows = record["rows"]
-    kept = f"{rows['kept']:,} rows" if kind == "synthesise" else f"{rows['kept']:,} of {rows['read']:,} rows"
-    held = f", {rows['heldout']:,} held out to measure on" if rows.get("heldout") else ""
-    return [(kept, True), (f" {'were made' if kind == 'synthesise' else 'are kept'} to train on{held}.", False)]
+    if kind == "synthesise":
+        return [(f"{rows:,} rows", True), (" were made.", False)]
+    held = f", {rows['heldout']:,} held out to measure on" if rows["heldout"] else ""
+    return [(f"{rows['kept']:,} of {rows['read']:,} rows", True), (f" are kept to train on{held}.", False)]
 
 
 def parts(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of
+from luthier.base.made import RULES
 from luthier.base.nouns import Chat, Example, Provenance, Record, Rejected, Text
 from luthier.base.source import Source
 from luthier.base.synthesis import METHODS, Synthesise, asking
@@ -35,8 +36,6 @@ from luthier.run.writers import Writer, draws, writer_of
 
 GRADE_TOKENS = 200
 """Longest reply of one who grades."""
-RULES = "luthier's rules"
-"""What rows say made them when no model did."""
 
 
 class Sides(NamedTuple):

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from luthier.base.curation import Curate
+from luthier.base.made import RULES
 from luthier.base.nouns import Choice, Example, Record
 from luthier.data.curate.choose import choose
 from luthier.data.curate.contamination import Seen, contaminated
+from luthier.data.curate.engine import Engine, on_rows, started
 from luthier.data.curate.groups import held_out, joined
+from luthier.data.curate.limits import generated_limit
 from luthier.data.curate.near import exact_clusters, near_clusters
 from luthier.data.curate.quality import flaws, quality, scores_of
 from luthier.data.curate.questions import other_things, outvoted, same_question, words_of
@@ -46,6 +49,11 @@ Doubting = Callable[[Sequence[Example]], Sequence[str | None]]
 """Examples -> what is wrong with each; None: nothing."""
 
 
+def any_row(example: Example) -> bool:
+    """All rows."""
+    return True
+
+
 @dataclass(frozen=True)
 class Given:
     """What curation is handed from elsewhere."""
@@ -54,8 +62,8 @@ class Given:
     """No kept row may share anything with these."""
     clean: Callable[[Example], Example] | None = None
     """Replaces private things, or counts them; None: nobody looks."""
-    holds: Callable[[Example], bool] = lambda example: True
-    """Whether there is anything in a row for `clean`. Knows nothing but the row."""
+    holds: Callable[[Example], bool] = any_row
+    """Whether there is anything in a row for `clean`. Knows nothing but the row, and can be pickled."""
     refused: Callable[[Example], str | None] = lambda example: None
     """What is private in a row, in words, where rows are left out for that."""
     doubts: Doubting | None = None
@@ -104,12 +112,13 @@ def curate(
     records: Sequence[Record], how: Curate, given: Given, tell: Callable[[str], None] = lambda text: None
 ) -> Curation:
     """Marks, splits and chooses. The same records, settings and seed give the same result."""
-    rows, refused = without_private(records, given)
-    examples = [row.example for row in rows]
+    with started(how.engine):
+        rows, refused = without_private(records, given, how.engine)
+        examples = [row.example for row in rows]
+        looked = on_rows(look_at, examples, how.engine)
+    faults, scores = [found for found, _ in looked], [measured for _, measured in looked]
     texts = [words_of(example) for example in examples]
     tell(f"{len(rows):,} rows: looking for duplicates")
-    faults = [flaws(example) for example in examples]
-    scores = [dict(scores_of(example)) for example in examples]
     base_N = quality(scores)
     out: list[str | None] = [None] * len(rows)
     exact = exact_clusters(texts)
@@ -152,13 +161,22 @@ def curate(
     return Curation(done, kept, heldout, clusters, vectors_ND, quality_N, seen, wrong)
 
 
-def without_private(records: Sequence[Record], given: Given) -> tuple[list[Record], dict[int, str]]:
-    """(the records as `clean` leaves them, why some are refused by their index)."""
+def look_at(example: Example) -> tuple[list[str], dict[str, float]]:
+    """What a row alone says of itself: (what is wrong with it, its measures)."""
+    return flaws(example), dict(scores_of(example))
+
+
+def without_private(
+    records: Sequence[Record], given: Given, engine: Engine = "process"
+) -> tuple[list[Record], dict[int, str]]:
+    """(the records as `clean` leaves them, why some are refused by their index). Rows are looked through wherever
+    `engine` works; placeholders are numbered here, in the rows' order."""
     rows, refused = list(records), dict[int, str]()
     if given.clean is None:
         return rows, refused
+    holding = on_rows(given.holds, [record.example for record in records], engine)
     for i, record in enumerate(records):
-        if given.holds(record.example):
+        if holding[i]:
             if (why := given.refused(record.example)) is not None:
                 refused[i] = why
             rows[i] = cleaned(record, given.clean)
@@ -262,31 +280,24 @@ def chosen(
     out: list[str | None],
     seed: int,
 ) -> list[int]:
-    """The rows to train on; the others of `fit` are marked. Under `max_generated` people's rows and machines' are
-    chosen apart."""
-    machine = [i for i in fit if rows[i].provenance.made == "machine"]
-    human = [i for i in fit if rows[i].provenance.made != "machine"]
+    """The rows to train on, in the order they were chosen; the others of `fit` are marked. All of them, in their own
+    order, where that is allowed."""
     wanted = len(fit) if how.keep is None else min(how.keep, len(fit))
-    kept = best_of(fit, wanted, vectors_ND, quality_N, how)
-    if how.max_generated is not None:
-        written = set(machine)
-        if sum(i in written for i in kept) > how.max_generated * len(kept):
-            people = min(len(human), wanted - int(how.max_generated * wanted))
-            most = int(how.max_generated * people / (1 - how.max_generated) + 1e-9) if how.max_generated < 1 else wanted
-            machines = min(len(machine), wanted - people, most)
-            kept = best_of(human, people, vectors_ND, quality_N, how)
-            kept += best_of(machine, machines, vectors_ND, quality_N, how)
-            mark(out, {i: f"the recipe allows {how.max_generated:.0%}" for i in written - set(kept)}, "machine-written")
+    at_N = np.asarray(fit, dtype=np.int64)
+    written_N = np.array([by_model(rows[i]) for i in fit], dtype=bool)
+    limits = [] if how.max_generated is None else [generated_limit(written_N, how.max_generated, wanted)]
+    if wanted == len(fit) and all(limit.most is None or written_N.sum() <= limit.most for limit in limits):
+        return list(fit)
+    picked = choose(vectors_ND[at_N], quality_N[at_N], wanted, how.how, limits=limits, seed=seed)
+    kept = [fit[k] for k in picked]
     there = set(kept)
-    for index in fit:
-        if index not in there:
-            mark(out, {index: f"quality {quality_N[index]:.2f}"}, "not chosen")
+    if limits and limits[0].most is not None and written_N[picked].sum() >= limits[0].most:
+        over = {i: f"the recipe allows {how.max_generated:.0%}" for i, w in zip(fit, written_N, strict=True) if w}
+        mark(out, {i: why for i, why in over.items() if i not in there}, "machine-written")
+    mark(out, {i: f"quality {quality_N[i]:.2f}" for i in fit if i not in there}, "not chosen")
     return kept
 
 
-def best_of(among: Sequence[int], count: int, vectors_ND: np.ndarray, quality_N: np.ndarray, how: Curate) -> list[int]:
-    """`count` of some rows, in the order they were chosen; all of them in their own order where there are no more."""
-    if count >= len(among):
-        return list(among)
-    at_N = np.asarray(among, dtype=np.int64)
-    return [among[k] for k in choose(vectors_ND[at_N], quality_N[at_N], count, how.how)]
+def by_model(row: Record) -> bool:
+    """Whether a model wrote the row's answer. What rules quoted is a person's text under a question of a template."""
+    return row.provenance.made == "machine" and row.provenance.generator != RULES

@@ -45,13 +45,29 @@ def on_rows(
     """
     if engine == "process":
         return [work(row) for row in rows]
-    if find_spec("ray") is None:
-        raise UserError('engine: ray needs Ray: pip install "luthier[ray]", or say engine: process (the same result).')
+    _there()
     with _ray(workers or cores()) as ray:
         try:
             return _through(ray, pickle.dumps(work), rows)
         except ray.exceptions.RayError as error:
             raise RunError(f"engine: ray: {error} Try `engine: process`: the result is the same.") from error
+
+
+@contextmanager
+def started(engine: Engine, workers: int | None = None) -> Iterator[None]:
+    """Ray stays up for all calls of `on_rows` in the block; nothing for `process`."""
+    if engine == "process":
+        yield
+        return
+    _there()
+    with _ray(workers or cores()):
+        yield
+
+
+def _there() -> None:
+    """Raises UserError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise UserError('engine: ray needs Ray: pip install "luthier[ray]", or say engine: process (the same result).')
 
 
 def _through(ray: Any, work: bytes, rows: Sequence[Any]) -> list[Any]:

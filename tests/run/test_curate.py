@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from evals.server import says, serving
 from luthier.base.config import load_recipe
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import read_json
@@ -241,3 +246,67 @@ def test_without_a_word_sources_decide_and_what_stands_there_is_counted(letters)
     assert found["counts"] == {"e-mail addresses": 2} and found["style"] is None
     assert {place.partition("Ask ")[2] for _, place in found["samples"]} == {"a••@••••.•••.", "b••@••••.•••."}
     assert found["sources"][1] == ["two", "1 e-mail addresses, 1 phone numbers, replaced"]
+
+
+GRADED = "It is copper."
+
+
+def test_a_judges_grades_decide_and_nothing_is_asked_twice(folder):
+    """A real server grades: answers that say copper get 9, all others 3, one has no grade in its reply."""
+
+    def grade(asked, before):
+        said = asked["messages"][-1]["content"]
+        odd = "no number" in said
+        return says("I cannot say." if odd else "Clear.\n9/10" if GRADED in said else "Wrong.\n3")
+
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()][:60]
+    rows = [row | {"answer": GRADED if i % 4 == 0 else "It is of no colour."} for i, row in enumerate(rows)]
+    rows[7]["answer"] = "There is no number for it."
+    write_rows(folder / "questions.jsonl", rows)
+    changes = ["stages.0.keep=null", "stages.0.flaws=false", "stages.0.conflicts=false", "stages.0.min_quality=0.6"]
+    with serving(grade) as server:
+        judge = f"stages.0.judge={json.dumps(server.url + '#judge')}"
+        bot = stage_folders(run(folder, judge, *changes))["bot"]
+        found = {r.example.origin: r for r in read_records(bot / "rows.jsonl")}
+        graded = {origin: r.scores["grade"] for origin, r in found.items() if "grade" in r.scores}
+        assert len(graded) == 57 and "questions.jsonl:8" not in graded  # two are evaluated, one has no grade
+        assert all((value == 9) == (found[origin].example.answer == GRADED) for origin, value in graded.items())
+        asked = len(server.asked)
+        assert asked == len({one["messages"][-1]["content"] for one in server.asked}) == 58
+        again = stage_folders(run(folder, judge, *changes, "stages.0.heldout=0.3"))["bot"]
+        assert again != bot and len(server.asked) == asked
+    assert "gave no grade to 1 of 58 answers" in (bot / "events.jsonl").read_text()
+
+
+def test_perplexity_and_difficulty_are_the_base_models_own(folder):
+    """As transformers' own forward says, answer by answer: log p a token, and the ratio of the perplexities with the
+    question and without it, 0 from 1 on. A byte is a token."""
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    cut = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    cut.pre_tokenizer, cut.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=cut)
+    torch.manual_seed(0)
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(vocab_size=256, **shape, max_position_embeddings=256, initializer_range=0.5)
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    changes = ["base=base", "stages.0.scores={perplexity: 1.0, difficulty: 1.0}", "stages.0.keep=20", "threads=1"]
+    bot = stage_folders(run(folder, *changes))["bot"]
+
+    def nats(text: str, start: int) -> float:
+        """-log p a byte, from byte `start` on."""
+        ids_T = torch.tensor(tokenizer(text)["input_ids"])
+        with torch.no_grad():
+            logp_TV = model(ids_T[None]).logits[0].double().log_softmax(-1)
+        return float(-logp_TV[torch.arange(start - 1, len(ids_T) - 1), ids_T[start:]].mean())
+
+    rows = [r for r in read_records(bot / "rows.jsonl") if "perplexity" in r.scores]
+    assert len(rows) > 100
+    for row in rows[:40]:
+        question, answer = row.example.messages[0].content, row.example.answer
+        asked, bare = nats(f"{question}\n{answer}", len(question)), nats(f"\n{answer}", 1)
+        ratio = math.exp(asked - bare)
+        assert row.scores["perplexity"] == pytest.approx(-asked, abs=1e-3)
+        assert row.scores["difficulty"] == pytest.approx(ratio if ratio < 1 else 0.0, abs=1e-3)
+    assert 0 < sum(row.scores["difficulty"] > 0 for row in rows) < len(rows)

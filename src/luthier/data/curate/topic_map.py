@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from luthier.data.curate.questions import content_words
+from luthier.data.curate.topics import centres
 
 ROUNDS = 25
 LANDMARKS = 220
@@ -25,41 +26,6 @@ AT_ONCE = 4096
 WORDS = 3
 """Words that name a region."""
 UNTELLING = frozenset(("http", "https", "www", "com", "html", "org", "using", "used", "use", "other", "only", "people"))
-
-
-def centres(vectors_ND: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Centres of spherical k-means, begun at rows that lie far from each other (k-means++)."""
-    rng = np.random.default_rng(seed)
-    sample_SD = vectors_ND
-    if len(vectors_ND) > 40 * count:
-        sample_SD = vectors_ND[np.sort(rng.choice(len(vectors_ND), 40 * count, replace=False))]
-    first = [int(rng.integers(len(sample_SD)))]
-    far_S = 1 - sample_SD @ sample_SD[first[0]]
-    while len(first) < min(count, len(sample_SD)):
-        weight_S = np.maximum(far_S, 0.0).astype(np.float64) ** 2
-        if weight_S.sum() <= 1e-9:
-            break
-        first.append(int(rng.choice(len(sample_SD), p=weight_S / weight_S.sum())))
-        far_S = np.minimum(far_S, 1 - sample_SD @ sample_SD[first[-1]])
-    centres_KD = sample_SD[first].copy()
-    before_S = np.full(len(sample_SD), -1)
-    for _ in range(ROUNDS):
-        own_S = nearest(sample_SD, centres_KD)
-        if np.array_equal(own_S, before_S):
-            break
-        before_S = own_S
-        for k in range(len(centres_KD)):
-            mine_D = sample_SD[own_S == k].sum(0)
-            length = float(np.linalg.norm(mine_D))
-            if length > 0:
-                centres_KD[k] = mine_D / length
-    return centres_KD
-
-
-def nearest(vectors_ND: np.ndarray, centres_KD: np.ndarray) -> np.ndarray:
-    """Index of the centre that each row is most like."""
-    parts = [(vectors_ND[at : at + AT_ONCE] @ centres_KD.T).argmax(1) for at in range(0, len(vectors_ND), AT_ONCE)]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 class Map(NamedTuple):

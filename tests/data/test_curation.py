@@ -60,6 +60,19 @@ def test_every_row_is_kept_held_out_or_left_out_with_a_reason():
     assert made.reasons == {"not chosen": 120 - 30 - len(made.heldout)}
 
 
+def test_a_row_in_another_style_counts_for_less_and_only_where_style_matters():
+    listed = "GREAT question!!! 😀😀 Sure!\n\n" + "\n".join(f"- **Step {n}**: peel it!" for n in range(1, 30))
+    odd = record(chat("How should one dry a durian at home?", listed, "faq.csv:900"))
+    with_style, without = (curate([*rows(60), odd], settings(style=style), Given()) for style in ("consistent", "any"))
+    assert with_style.rows[-1].scores["style"] == 0.2 and "style" not in without.rows[-1].scores
+    plain = [row.scores["style"] for row in with_style.rows[:-1]]
+    assert min(plain) > 0.9  # one template, hardly a difference in style
+    np.testing.assert_allclose(
+        with_style.quality_N, without.quality_N * [*plain, with_style.rows[-1].scores["style"]], atol=1e-4
+    )
+    assert curate([*rows(60), odd], settings(keep=20), Given()).rows[-1].out is not None
+
+
 def test_copies_are_marked_with_what_they_copy_and_the_best_stays():
     good = rows(30)
     whole = good[4].example

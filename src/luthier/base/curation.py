@@ -55,6 +55,9 @@ class Curate(Strict):
     """Leave out rows that something is plainly wrong with: cut off, looping, garbled. False: only say so."""
     min_quality: Share | None = None
     """Leave out rows of less quality than this, 0 to 1, in comparison with the others."""
+    style: Literal["consistent", "any"] = "consistent"
+    """consistent: rows whose answers look unlike the others (far longer, full of lists, shouting, greeting) count as of
+    less quality; any: they do not."""
     conflicts: bool = True
     """Leave out answers that disagree with most answers to the same question in other words."""
     support: str | None = None

@@ -23,6 +23,7 @@ from luthier.data.curate.limits import generated_limit
 from luthier.data.curate.near import exact_clusters, near_clusters
 from luthier.data.curate.quality import flaws, quality, scores_of
 from luthier.data.curate.questions import other_things, outvoted, same_question, words_of
+from luthier.data.curate.style import consistency, style_of
 from luthier.data.curate.vectors import tfidf
 from luthier.data.dataset import content
 
@@ -40,6 +41,8 @@ REASONS = {
     "not chosen": "nothing is wrong with them, others were chosen",
 }
 """Why a row is left out, in the order in which it is looked for."""
+LEAST_STYLE = 0.2
+"""What a row's quality is multiplied by at least, however odd its style: a small source may have a style of its own."""
 EXPLAINED = 120
 """Characters of a reason that are quoted from another row."""
 
@@ -143,6 +146,11 @@ def curate(
         mark(out, {i: same[cluster] for i, cluster in enumerate(exact) if cluster in same}, "contradicted")
     clusters = mark_duplicates(rows, texts, how, exact, base_N, out)
     quality_N = scored(examples, scores, base_N, out, given)
+    if how.style == "consistent":
+        style_N = np.maximum(consistency(style_of(examples)), LEAST_STYLE)
+        quality_N = quality_N * style_N
+        for measured, value in zip(scores, style_N.tolist(), strict=True):
+            measured["style"] = round(value, 4)
     if how.min_quality is not None:
         low = {i: f"{value:.2f}" for i, value in enumerate(quality_N) if value < how.min_quality}
         mark(out, low, "low quality")

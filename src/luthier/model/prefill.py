@@ -14,7 +14,7 @@ from luthier.model.score import LanguageModel
 from luthier.model.virtual import NOTHING, Virtual, virtual_of
 from luthier.tokens.pack import forest, paths
 
-READ_TOKENS = 8192
+READ_TOKENS = 4096
 """Most tokens of prompts that are read at once."""
 
 

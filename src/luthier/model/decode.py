@@ -95,8 +95,8 @@ class DecodePlan:
         L = prompt_k.shape[2]
         # Queries of one key/value head together: [N, Hkv, H/Hkv, d]
         q_N = q[0].to(v.dtype).transpose(0, 1).reshape(N, Hkv, H // Hkv, -1)
-        on_prompt = self._rows(self._by_prompt(q_N) @ prompt_k.transpose(-1, -2))
-        score = torch.cat([on_prompt, q_N @ own_k.transpose(-1, -2)], dim=-1).float().mul_(extras.scale)
+        on_prompt = self._rows(products(self._by_prompt(q_N), prompt_k))
+        score = torch.cat([on_prompt, products(q_N, own_k)], dim=-1).float().mul_(extras.scale)
         if extras.softcap is not None:
             score = extras.softcap * torch.tanh(score / extras.softcap)
         if (seen := self._seen(L, allowed)) is not None:
@@ -165,6 +165,14 @@ class DecodePlan:
         )
         grown[:, :, : self.step - first] = done
         return grown
+
+
+def products(q: Tensor, k: Tensor) -> Tensor:
+    """Of each query with each key: [..., Q, d], [..., K, d] -> [..., Q, K]. One query is a matrix times a column,
+    which goes through the keys a fifth faster on a CPU than a row times their transpose."""
+    if q.shape[-2] == 1:
+        return (k @ q.transpose(-1, -2)).transpose(-1, -2)
+    return q @ k.transpose(-1, -2)
 
 
 def below(kept: Tensor, more: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ def test_reworded_questions_ask_for_one_heldout_fact_in_four_ways(folder: Path):
 
 def test_the_recipe_is_valid_and_names_what_is_written(folder: Path):
     recipe = load_recipe(folder / "recipe.yaml")
-    assert [stage.kind for stage in recipe.stages] == ["pretrain", "sft", "prefer", "reward", "ppo"]
+    assert [stage.kind for stage in recipe.stages] == ["pretrain", "curate", "sft", "prefer", "reward", "ppo"]
     assert list(recipe.evaluate) == [
         "knowledge",
         "answers",
@@ -205,4 +205,4 @@ def test_the_recipe_is_valid_and_names_what_is_written(folder: Path):
     assert {source.path for source in recipe.data.values()} == {path.name for path in folder.glob("*.jsonl")}
     for part in (*recipe.stages, *recipe.evaluate.values()):
         named = {part.model_dump().get("data"), part.model_dump().get("prompts")} - {None}
-        assert named <= set(recipe.data)
+        assert named <= {*recipe.data, "chosen"}

@@ -232,7 +232,10 @@ class ForestPlan:
             half = torch.get_autocast_dtype("cpu")
             return write_out(q.to(half), k.to(half), v.to(half), self.nodes, self.lead, extras.scale)
         # Split once: a slice per node would cost a whole zero tensor each in the backward.
-        together = self.bundles if fused(allowed, extras) else [Bundle((node.size,), node.above) for node in self.nodes]
+        # Siblings in one call round otherwise than one by one: training does not do it, so that its steps are the same
+        # to the last bits however they are cut into microbatches.
+        some = fused(allowed, extras) and not torch.is_grad_enabled()
+        together = self.bundles if some else [Bundle((node.size,), node.above) for node in self.nodes]
         sizes = [sum(bundle.sizes) for bundle in together]
         before = [self.lead] if self.lead else []
         q_parts = q.split(sizes, dim=2)
@@ -246,11 +249,7 @@ class ForestPlan:
                 continue
             if i not in self.apart or self.apart[i].dtype != rows.dtype:
                 self.apart[i] = apart(bundle.sizes, keys.shape[2], rows)
-            outs.append(
-                F.scaled_dot_product_attention(
-                    rows, keys, values, attn_mask=self.apart[i], dropout_p=extras.dropout, scale=extras.scale
-                )
-            )
+            outs.append(F.scaled_dot_product_attention(rows, keys, values, attn_mask=self.apart[i], scale=extras.scale))
         return torch.cat(outs, dim=2)
 
     def _can_be_written_out(self, allowed: Allowed | None, extras: Extras) -> bool:

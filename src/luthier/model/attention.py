@@ -140,9 +140,9 @@ class Bundle(NamedTuple):
     """The bundles on the path to them: nodes that others hang from are bundles of their own."""
 
 
-def bundles(nodes: Sequence[Node]) -> list[Bundle]:
-    """The nodes in their order. Siblings are computed together where what is computed for nothing (a sibling's keys)
-    costs less than the calls that are saved."""
+def bundles(nodes: Sequence[Node], wasted: int) -> list[Bundle]:
+    """The nodes in their order. Siblings are computed together where no more scores than `wasted` are computed for
+    nothing (with a sibling's keys) for each call that is saved."""
     roots = {i for node in nodes for i in node.above}
     place: dict[int, int] = {}
     found: list[Bundle] = []
@@ -151,7 +151,7 @@ def bundles(nodes: Sequence[Node]) -> list[Bundle]:
         above = tuple(place[j] for j in node.above)
         if i not in roots and before == node.above:
             sizes = (*found[-1].sizes, node.size)
-            if sum(sizes) ** 2 - sum(size**2 for size in sizes) <= WASTED * (len(sizes) - 1):
+            if sum(sizes) ** 2 - sum(size**2 for size in sizes) <= wasted * (len(sizes) - 1):
                 found[-1] = Bundle(sizes, above)
                 continue
         place[i] = len(found)
@@ -202,6 +202,9 @@ class ForestPlan:
 
     `prefix` holds keys and values [1, Hkv, K, d] of every layer, which every query sees: they stand at the positions
     0 to K, and those of the batch begin at K.
+
+    `bundled`: short siblings are one call. That rounds otherwise than a call each, and depends on who stands beside
+    whom, so training does without: its steps are the same to the last bits however they are cut into microbatches.
     """
 
     def __init__(
@@ -209,12 +212,13 @@ class ForestPlan:
         batch: Batch,
         keep: dict[int, tuple[Tensor, Tensor]] | None = None,
         prefix: Sequence[tuple[Tensor, Tensor]] = (),
+        bundled: bool = False,
     ) -> None:
         self.batch, self.keep, self.prefix = batch, keep, prefix
         self.lead = prefix[0][0].shape[2] if prefix else 0
         self.flex = batch.ids_T.device.type == "cuda"
         self.nodes: list[Node] = [] if self.flex else nodes(batch.end_T)
-        self.bundles = bundles(self.nodes)
+        self.bundles = bundles(self.nodes, WASTED if bundled else -1)
         self.apart: dict[int, Tensor] = {}
         """Of a bundle of siblings: its mask, the same in every layer."""
         self.longest = max(keys_of(self.nodes, self.lead), default=0)
@@ -232,10 +236,7 @@ class ForestPlan:
             half = torch.get_autocast_dtype("cpu")
             return write_out(q.to(half), k.to(half), v.to(half), self.nodes, self.lead, extras.scale)
         # Split once: a slice per node would cost a whole zero tensor each in the backward.
-        # Siblings in one call round otherwise than one by one: training does not do it, so that its steps are the same
-        # to the last bits however they are cut into microbatches.
-        some = fused(allowed, extras) and not torch.is_grad_enabled()
-        together = self.bundles if some else [Bundle((node.size,), node.above) for node in self.nodes]
+        together = self.bundles if fused(allowed, extras) else [Bundle((node.size,), node.above) for node in self.nodes]
         sizes = [sum(bundle.sizes) for bundle in together]
         before = [self.lead] if self.lead else []
         q_parts = q.split(sizes, dim=2)

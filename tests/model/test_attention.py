@@ -17,7 +17,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 from architectures import tiny
 from luthier.base.nouns import Tokens
 from luthier.model import attention
-from luthier.model.attention import Extras, ForestPlan, bundles, lower_right, one_node, plain, using
+from luthier.model.attention import Extras, ForestPlan, lower_right, one_node, plain, using
 from luthier.model.verify import choose_layout
 from luthier.tokens.pack import forest
 
@@ -90,25 +90,6 @@ def test_flex_equals_one_call_per_node_on_random_forests(rows):
         plan.flex = flex
         outs.append(plan.attend(0, q, k, v, layer_rule("window"), Extras(0.3)))
     torch.testing.assert_close(*outs, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("wasted", [-1, 4096, 10**9])
-@settings(max_examples=20, deadline=None)
-@given(rows=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40), min_size=1, max_size=6))
-def test_siblings_in_one_call_are_the_rule(wasted, rows):
-    batch = forest([Tokens(tuple(ids), (1.0,) * len(ids), "") for ids in rows], min_shared=1)
-    generator = torch.Generator().manual_seed(len(rows))
-    q, k, v = (torch.randn(1, heads, batch.tokens, 8, generator=generator) for heads in (4, 2, 2))
-    plan = ForestPlan(batch)
-    assert len(plan.bundles) == len(plan.nodes)  # training: each node is a call of its own
-    plan.bundles = bundles(plan.nodes, wasted)
-    assert sum(len(bundle.sizes) for bundle in plan.bundles) == len(plan.nodes)
-    if wasted == -1:
-        assert len(plan.bundles) == len(plan.nodes)
-    seen = seen_by_hand(batch, "full")[None, None]
-    expected = plain(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), seen, Extras(0.3))
-    torch.testing.assert_close(plan.attend(0, q, k, v, None, Extras(0.3)), expected, rtol=0, atol=1e-5)
-    assert len(plan.apart) == sum(len(bundle.sizes) > 1 for bundle in plan.bundles)
 
 
 # grouped-query · soft cap and window · window · chunk · sinks and window

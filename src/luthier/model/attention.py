@@ -27,8 +27,6 @@ from luthier.model.attend import LONGEST_PATH, keys_of, write_out
 from luthier.tokens.pack import Batch, Node, nodes
 
 NAME = "luthier"
-WASTED = 4096
-"""Scores (a query's with a key) that cost as much as one more call; on a CPU a call takes about 60 µs."""
 
 Allowed = Callable[[Tensor, Tensor], Tensor]
 """(positions of queries, positions of keys) -> bool, broadcast: the layer's own window or chunk rule."""
@@ -131,44 +129,6 @@ def lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
-class Bundle(NamedTuple):
-    """Nodes whose attention is one call: a node, or short siblings that root nothing."""
-
-    sizes: tuple[int, ...]
-    """Tokens of each node."""
-    above: tuple[int, ...]
-    """The bundles on the path to them: nodes that others hang from are bundles of their own."""
-
-
-def bundles(nodes: Sequence[Node], wasted: int) -> list[Bundle]:
-    """The nodes in their order. Siblings are computed together where no more scores than `wasted` are computed for
-    nothing (with a sibling's keys) for each call that is saved."""
-    roots = {i for node in nodes for i in node.above}
-    place: dict[int, int] = {}
-    found: list[Bundle] = []
-    before: tuple[int, ...] | None = None
-    for i, node in enumerate(nodes):
-        above = tuple(place[j] for j in node.above)
-        if i not in roots and before == node.above:
-            sizes = (*found[-1].sizes, node.size)
-            if sum(sizes) ** 2 - sum(size**2 for size in sizes) <= wasted * (len(sizes) - 1):
-                found[-1] = Bundle(sizes, above)
-                continue
-        place[i] = len(found)
-        found.append(Bundle((node.size,), above))
-        before = None if i in roots else node.above
-    return found
-
-
-def apart(sizes: Sequence[int], keys: int, like: Tensor) -> Tensor:
-    """What is added to the scores of siblings [Q, keys], which end with their own keys: each sees the path above them
-    all and itself, causally."""
-    node_Q = torch.repeat_interleave(torch.tensor(sizes))
-    own = (node_Q[:, None] == node_Q).tril()
-    seen = torch.cat([own.new_ones(len(node_Q), keys - len(node_Q)), own], dim=1).to(like.device)
-    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, float("-inf"))
-
-
 def one_node(q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
     """One fused call: a node's queries over the keys of its path, which end with its own."""
     rows, cols = q.shape[2], k.shape[2]
@@ -187,11 +147,6 @@ def one_node(q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: E
     )
 
 
-def fused(allowed: Allowed | None, extras: Extras) -> bool:
-    """Whether attention is a softmax over all of the path: no window, no soft cap, no sinks."""
-    return allowed is None and extras.softcap is None and extras.sinks_H is None
-
-
 def joined(parts: Sequence[Tensor], path: Sequence[int]) -> Tensor:
     """Some of the parts of the keys or values, one after another."""
     return parts[path[0]] if len(path) == 1 else torch.cat([parts[i] for i in path], dim=2)
@@ -202,9 +157,6 @@ class ForestPlan:
 
     `prefix` holds keys and values [1, Hkv, K, d] of every layer, which every query sees: they stand at the positions
     0 to K, and those of the batch begin at K.
-
-    `bundled`: short siblings are one call. That rounds otherwise than a call each, and depends on who stands beside
-    whom, so training does without: its steps are the same to the last bits however they are cut into microbatches.
     """
 
     def __init__(
@@ -212,15 +164,11 @@ class ForestPlan:
         batch: Batch,
         keep: dict[int, tuple[Tensor, Tensor]] | None = None,
         prefix: Sequence[tuple[Tensor, Tensor]] = (),
-        bundled: bool = False,
     ) -> None:
         self.batch, self.keep, self.prefix = batch, keep, prefix
         self.lead = prefix[0][0].shape[2] if prefix else 0
         self.flex = batch.ids_T.device.type == "cuda"
         self.nodes: list[Node] = [] if self.flex else nodes(batch.end_T)
-        self.bundles = bundles(self.nodes, WASTED if bundled else -1)
-        self.apart: dict[int, Tensor] = {}
-        """Of a bundle of siblings: its mask, the same in every layer."""
         self.longest = max(keys_of(self.nodes, self.lead), default=0)
         self.block_masks: dict[Allowed | None, BlockMask] = {}
 
@@ -236,25 +184,18 @@ class ForestPlan:
             half = torch.get_autocast_dtype("cpu")
             return write_out(q.to(half), k.to(half), v.to(half), self.nodes, self.lead, extras.scale)
         # Split once: a slice per node would cost a whole zero tensor each in the backward.
-        together = self.bundles if fused(allowed, extras) else [Bundle((node.size,), node.above) for node in self.nodes]
-        sizes = [sum(bundle.sizes) for bundle in together]
+        sizes = [node.size for node in self.nodes]
         before = [self.lead] if self.lead else []
         q_parts = q.split(sizes, dim=2)
         k_parts, v_parts = (repeat_heads(x, q.shape[1]).split([*before, *sizes], dim=2) for x in (k, v))
         outs = []
-        for i, bundle in enumerate(together):
-            path = [*range(len(before)), *(len(before) + j for j in (*bundle.above, i))]
-            rows, keys, values = q_parts[i], joined(k_parts, path), joined(v_parts, path)
-            if len(bundle.sizes) == 1:
-                outs.append(one_node(rows, keys, values, allowed, extras))
-                continue
-            if i not in self.apart or self.apart[i].dtype != rows.dtype:
-                self.apart[i] = apart(bundle.sizes, keys.shape[2], rows)
-            outs.append(F.scaled_dot_product_attention(rows, keys, values, attn_mask=self.apart[i], scale=extras.scale))
+        for i, node in enumerate(self.nodes):
+            path = [*range(len(before)), *(len(before) + j for j in (*node.above, i))]
+            outs.append(one_node(q_parts[i], joined(k_parts, path), joined(v_parts, path), allowed, extras))
         return torch.cat(outs, dim=2)
 
     def _can_be_written_out(self, allowed: Allowed | None, extras: Extras) -> bool:
-        plain = fused(allowed, extras) and not extras.dropout
+        plain = extras.softcap is None and extras.sinks_H is None and not extras.dropout and allowed is None
         half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         return plain and half and self.longest <= LONGEST_PATH
 

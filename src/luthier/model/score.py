@@ -54,9 +54,8 @@ class LanguageModel:
         return next(self.module.parameters()).device
 
 
-def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor, bundled: bool = False) -> Tensor:
-    """Final hidden states [len(at), D] at the tokens `at` (indices into T), each as sequence `seq` sees it. `bundled`:
-    see ForestPlan."""
+def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
+    """Final hidden states [len(at), D] at the tokens `at` (indices into T), each as sequence `seq` sees it."""
     backbone = lm.backbone
     if lm.encoder is not None:
         return both_sides(lm, lm.encoder, batch, at, seq)
@@ -64,7 +63,7 @@ def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor, bundled: bo
         if lm.layout == "forest":
             virtual = virtual_of(lm.module, lm.core)
             laid = virtual.above(batch)
-            with using(ForestPlan(laid, prefix=virtual.prefix, bundled=bundled)):
+            with using(ForestPlan(laid, prefix=virtual.prefix)):
                 out = backbone(
                     **virtual.inputs(lm.core, laid.ids_T),
                     position_ids=laid.pos_T[None],
@@ -167,7 +166,7 @@ def score_and_top(lm: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
     key_M = batch.from_M[order_M] if forest else torch.arange(len(order_M), device=order_M.device)
     at_U, state_M = torch.unique_consecutive(key_M, return_inverse=True)
     if forest:
-        hidden_UD = states(lm, batch, at_U, batch.seq_M[:0], bundled=True)
+        hidden_UD = states(lm, batch, at_U, batch.seq_M[:0])
     else:
         hidden_UD = states(lm, batch, batch.from_M[order_M], batch.seq_M[order_M])
     target_M = batch.target_M[order_M]

@@ -160,20 +160,23 @@ def test_topics_are_found_where_there_are_some():
 
 def test_coverage_by_hand():
     vectors = np.array([[1, 0], [1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
-    found = coverage(vectors, [0], np.array([0, 0, 1, 1]))
-    # cosines with row 0: 1, 1, 0, 0.6
-    assert (found.nearest, found.topics_frac) == (pytest.approx(0.65), 0.5)
-    assert coverage(vectors, [], np.zeros(4)).nearest == 0
+    assert coverage(vectors, vectors[:1]) == pytest.approx([1, 1, 0, 0.6])
+    assert coverage(vectors, vectors[[0, 2]]) == pytest.approx([1, 1, 1, 0.8])
+    assert coverage(vectors, vectors[:0]).tolist() == [0, 0, 0, 0]
+    many = rows(1_300, 4, 0)  # more than are multiplied at once
+    np.testing.assert_allclose(coverage(many, many[:9]), np.clip((many @ many[:9].T).max(1), 0, 1), atol=1e-6)
 
 
 def test_chosen_rows_cover_more_than_as_many_at_random():
     vectors = rows(2_000, 16, 8, centres=150)
     topic = topics_of(vectors, 150)
-    chosen = coverage(vectors, choose(vectors, np.ones(2_000), 150), topic)
+    chosen = choose(vectors, np.ones(2_000), 150)
     rng = np.random.default_rng(0)
-    drawn = [coverage(vectors, rng.choice(2_000, 150, replace=False), topic) for _ in range(10)]
-    assert chosen.nearest > max(one.nearest for one in drawn)
-    assert chosen.topics_frac > max(one.topics_frac for one in drawn)
+    drawn = [rng.choice(2_000, 150, replace=False) for _ in range(10)]
+    near, *others = (coverage(vectors, vectors[kept]).mean() for kept in (chosen, *drawn))
+    assert near > max(others)
+    topics, *others = (len(np.unique(topic[kept])) for kept in (chosen, *drawn))
+    assert topics > max(others)
 
 
 def test_style_outliers_weigh_less():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.curate import near
-from luthier.data.curate.near import bands_for, exact_clusters, jaccards, near_clusters, near_vectors, numbers_of
+from luthier.data.curate.near import bands_for, exact_clusters, jaccards, near_clusters, near_vectors
 from luthier.data.curate.shingles import PROSE, WIDTH, normal, shingle_sets, shingles
 from luthier.data.curate.signatures import numpy_signature, rensa_signature
 
@@ -174,18 +174,6 @@ def test_texts_that_are_all_nearly_near_are_compared_so_often_and_no_more(monkey
     monkeypatch.setattr(near, "COMPARED_MOST", 8)
     assert near_clusters(texts, 0.8) == list(range(400))
     assert 400 < sum(pairs) < 400 * (8 + 1)
-
-
-def test_texts_with_other_numbers_stay_apart():
-    sizes = [80, 90, 80, 95, 80]
-    texts = [
-        f"How wide is the mirror of the Altair telescope, as delivered? It is {n} mm wide{'!' * k}"
-        for k, n in enumerate(sizes)
-    ]
-    texts[4] = texts[4].replace("delivered", "deliverd")
-    assert numbers_of("From 1,200.5 to 3.") == ("1,200.5", "3")
-    assert near_clusters(texts) == [0, 0, 0, 0, 0]
-    assert near_clusters(texts, marks=[numbers_of(text) for text in texts]) == [0, 1, 0, 3, 0]
 
 
 def test_a_threshold_outside_is_refused():

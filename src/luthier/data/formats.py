@@ -154,11 +154,6 @@ def meta(fields: Fields, used: Collection[str]) -> dict[str, Any] | None:
     return {key: value for key, value in fields.items() if key not in used and value is not None} or None
 
 
-def provenance_of(fields: Fields) -> dict[str, Any] | None:
-    """The columns that say where a row came from: for examples that keep no others."""
-    return {key: fields[key] for key in PROVENANCE if fields.get(key) is not None} or None
-
-
 def first_of(fields: Fields, names: Sequence[str]) -> str:
     """The first of the names that is a column, or the first name."""
     return next((name for name in names if name in fields), names[0])

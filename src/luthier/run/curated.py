@@ -15,6 +15,7 @@ import numpy as np
 from luthier.base.curation import Curate
 from luthier.base.made import RULES
 from luthier.base.nouns import Chat, Pair, Record, Text
+from luthier.data.curate.choose import coverage
 from luthier.data.curate.curation import REASONS, Curation, reason_of
 from luthier.data.curate.licences import refusals, verdict
 from luthier.data.curate.questions import asked, words_of
@@ -306,7 +307,7 @@ def covered(made: Curation, state_N: np.ndarray, seed: int) -> tuple[dict[str, A
     looked_N = fit_N if len(fit_N) <= COMPARED else np.sort(rng.choice(fit_N, COMPARED, replace=False))
 
     def of(rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        return nearness(made.vectors_ND[looked_N], made.vectors_ND[np.asarray(rows)])
+        return coverage(made.vectors_ND[looked_N], made.vectors_ND[np.asarray(rows)])
 
     kept_N = of(made.kept)
     draws = [rng.choice(len(made.rows), len(made.kept), replace=False) for _ in range(DRAWS)]
@@ -317,9 +318,3 @@ def covered(made: Curation, state_N: np.ndarray, seed: int) -> tuple[dict[str, A
         "gain": paired_bootstrap(kept_N, random_N, seed).as_dict(),
     }
     return {**figures, "over": len(looked_N), "rows": len(made.kept)}, {"coverage": dict(figures)}
-
-
-def nearness(vectors_ND: np.ndarray, kept_KD: np.ndarray) -> np.ndarray:
-    """The likeness (cosine) of each row to the nearest kept one, 0 to 1."""
-    parts = [(vectors_ND[at : at + 512] @ kept_KD.T).max(1) for at in range(0, len(vectors_ND), 512)]
-    return np.clip(np.concatenate(parts), 0.0, 1.0).astype(np.float64)

@@ -12,7 +12,6 @@ goes to the rare and the far, where facility location goes to the crowds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -144,26 +143,11 @@ def _served(count: int, candidates: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """How well kept rows stand for all."""
-
-    nearest: float
-    """Mean cosine of each row and the kept row nearest to it, 0 to 1."""
-    topics_frac: float
-    """Share of the topics (k-means clusters of all rows) in which a row is kept."""
-    nearest_N: np.ndarray
-    """The cosine of each row."""
-
-
-def coverage(vectors_ND: np.ndarray, kept: Sequence[int], topic_N: np.ndarray) -> Coverage:
-    """How well `kept` stands for all rows, whose topics (`topics.topics_of`) are given. Compare it with that of as many
-    rows at random."""
-    kept_K = np.asarray(kept, dtype=np.int64)
-    nearest_N = np.zeros(len(vectors_ND), dtype=np.float32)
-    for start in range(0, len(vectors_ND) if len(kept_K) else 0, AT_ONCE):
+def coverage(vectors_ND: np.ndarray, kept_KD: np.ndarray) -> np.ndarray:
+    """[N] the likeness (cosine, 0 to 1) of each row to the nearest kept one; 0 where none is kept. Its mean says how
+    well the kept rows stand for all: compare it with that of as many rows at random."""
+    nearest_N = np.zeros(len(vectors_ND))
+    for start in range(0, len(vectors_ND) if len(kept_KD) else 0, AT_ONCE):
         part = slice(start, start + AT_ONCE)
-        nearest_N[part] = np.clip((vectors_ND[part] @ vectors_ND[kept_K].T).max(1), 0, 1)
-    topics = len(np.unique(topic_N))
-    held = len(np.unique(topic_N[kept_K])) / topics if topics else 0.0
-    return Coverage(float(nearest_N.mean()) if len(nearest_N) else 0.0, held, nearest_N)
+        nearest_N[part] = np.clip((vectors_ND[part] @ kept_KD.T).max(1), 0, 1)
+    return nearest_N

@@ -30,7 +30,6 @@ FREE = Terms(True, True)
 NAMED = Terms(True, True, attribution=True)
 ALIKE = Terms(True, True, share_alike=True, attribution=True)
 UNKNOWN = Terms(None, None, None)
-CLOSED = Terms(False, False, False)
 
 
 def rail(words: str) -> Terms:

@@ -8,9 +8,8 @@ signatures, what is near the threshold or above it is compared exactly, and what
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from itertools import pairwise
@@ -77,13 +76,10 @@ def near_clusters(
     jaccard: float = 0.8,
     signature: Signature | None = None,
     workers: int | None = None,
-    marks: Sequence[Hashable] | None = None,
 ) -> list[int]:
     """Of each text the index of the first of its cluster: two texts are near where the Jaccard similarity of their
     shingles is at least `jaccard`, and a cluster is what such pairs join (single linkage). Texts without letters are
-    like their equals only. `marks`: texts with different marks are never near, however alike they are: with
-    `numbers_of` for each text, "the Altair is 80 mm wide" and "the Altair is 90 mm wide" stay two facts. Raises
-    ValueError for a threshold outside 0 to 1.
+    like their equals only. Raises ValueError for a threshold outside 0 to 1.
 
     A million texts of 150 characters take about 1 GB besides themselves; `workers` threads (all cores) hash them.
     """
@@ -94,18 +90,11 @@ def near_clusters(
     joined = Joined(len(texts))
     joined.parent[:] = firsts
     unique = np.flatnonzero(firsts == np.arange(len(texts)))
-    number: dict[Hashable, int] = {}
-    mark_N = None if marks is None else np.array([number.setdefault(mark, len(number)) for mark in marks])
-    comparing = _Comparing(texts, sketches, jaccard, joined, mark_N)
+    comparing = _Comparing(texts, sketches, jaccard, joined)
     for band in range(bands.number):
         members, groups = _buckets(keys[:, band], unique)
         comparing.buckets(members, groups)
     return joined.roots(np.arange(len(texts))).tolist()
-
-
-def numbers_of(text: str) -> tuple[str, ...]:
-    """The numbers of a text, in their order: a mark for `near_clusters` where a number is what a row is about."""
-    return tuple(re.findall(r"\d+(?:[.,]\d+)*", text))
 
 
 class Joined:
@@ -206,15 +195,8 @@ def _buckets(key_N: np.ndarray, unique: np.ndarray) -> tuple[np.ndarray, np.ndar
 class _Comparing:
     """Compares candidates: what is known of the texts, and the clusters so far."""
 
-    def __init__(
-        self,
-        texts: Sequence[str],
-        sketch_NK: np.ndarray,
-        jaccard: float,
-        joined: Joined,
-        mark_N: np.ndarray | None,
-    ) -> None:
-        self.texts, self.sketch_NK, self.jaccard, self.joined, self.mark_N = texts, sketch_NK, jaccard, joined, mark_N
+    def __init__(self, texts: Sequence[str], sketch_NK: np.ndarray, jaccard: float, joined: Joined) -> None:
+        self.texts, self.sketch_NK, self.jaccard, self.joined = texts, sketch_NK, jaccard, joined
         self.compared_N = np.zeros(len(texts), dtype=np.uint16)
         self.least = jaccard - DEVIATIONS * math.sqrt(jaccard * (1 - jaccard) / COLUMNS)
 
@@ -236,9 +218,6 @@ class _Comparing:
 
     def compare(self, left_P: np.ndarray, right_P: np.ndarray) -> None:
         """Joins the pairs that are near."""
-        if self.mark_N is not None:
-            alike = self.mark_N[left_P] == self.mark_N[right_P]
-            left_P, right_P = left_P[alike], right_P[alike]
         for start in range(0, len(left_P), AT_ONCE_PAIRS):
             left, right = left_P[start : start + AT_ONCE_PAIRS], right_P[start : start + AT_ONCE_PAIRS]
             likely = (self.sketch_NK[left] == self.sketch_NK[right]).mean(1) >= self.least

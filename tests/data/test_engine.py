@@ -18,6 +18,8 @@ from luthier.data.curate.engine import Engine, on_rows
 from luthier.data.curate.private import Private
 from luthier.data.curate.quality import flaws, scores_of
 from luthier.data.records import record_of
+from luthier.evals.spelling import Lexicon
+from luthier.run.curate_words import Words
 
 
 def test_here_rows_are_worked_on_one_by_one():
@@ -38,7 +40,8 @@ def curated(examples: list[Chat], where: Engine) -> Curation:
     mail = Chat((Message("user", "Whom do I ask?"), Message("assistant", "Ask ann@acme.org or (415) 844-9759.")), "x:m")
     records = [record_of(one, "x", Source(path="x", licence="MIT")) for one in [*examples, mail, *examples[:3]]]
     stage = Curate(kind="curate", data="x", engine=where, keep=10)
-    return curate(records, stage, Given(clean=private.clean_example, holds=private.holds))
+    words = Words(("en",), False, Lexicon.of("en"))
+    return curate(records, stage, Given(clean=private.clean_example, holds=private.holds, words=words))
 
 
 @pytest.mark.xdist_group("ray")
@@ -66,6 +69,7 @@ def test_ray_gives_the_same_rows_in_the_same_order(monkeypatch):
             on_rows((6).__truediv__, [3, 2, 0, 1], engine="ray")
         here, there = (curated(rows, how) for how in ("process", "ray"))
         assert (here.rows, here.kept, here.heldout, here.flaws) == (there.rows, there.kept, there.heldout, there.flaws)
+        assert all("misspelt_frac" in row.scores for row in there.rows if row.example.answer)
         assert any("[email 1] or [phone 1]" in row.example.answer for row in there.rows)
     assert not ray.is_initialized()
     assert set(Path(tempfile.gettempdir()).glob("luthier-ray-*")) == before and "RAY_ADDRESS" not in os.environ

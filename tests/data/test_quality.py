@@ -12,14 +12,6 @@ from hypothesis import strategies as st
 
 from luthier.base.endings import broken_off, finished
 from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Text
-from luthier.data.curate.asked import (
-    Cost,
-    judge_scores,
-    language_scores,
-    model_scores,
-    spelling_scores,
-    unasked,
-)
 from luthier.data.curate.parts import parts_of
 from luthier.data.curate.quality import compression, flaws, on_topic_frac, quality, scores_of
 from luthier.data.curate.readability import readability, syllables
@@ -177,51 +169,20 @@ def test_ends_of_texts():
 
 def test_quality_stands_rows_by_their_ranks():
     # One measure of each kind, worked out: places of 1, 2, 3, 4 are 1/8, 3/8, 5/8, 7/8.
-    one = [{"judge": value} for value in (1, 2, 3, 4)]
+    one = [{"repeated_frac": value} for value in (0.4, 0.3, 0.2, 0.1)]
     assert quality(one) == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8])
-    assert quality([{"repeated_frac": value} for value in (0.1, 0.2, 0.3, 0.4)]) == pytest.approx(
-        [7 / 8, 5 / 8, 3 / 8, 1 / 8]
-    )
     assert quality([{"answer_words": value} for value in (1, 2, 3, 4)]) == pytest.approx([1 / 4, 3 / 4, 3 / 4, 1 / 4])
     assert quality([{"on_topic_frac": value} for value in (1, 2, 3, 4)]) == pytest.approx([1 / 4, 3 / 4, 1, 1])
     # scales do not matter, equal rows are equal, who lacks a measure stands in the middle
-    assert quality([{"judge": value} for value in (1, 20, 300, 4e9)]) == pytest.approx(quality(one))
-    assert quality([{"judge": 1}, {"judge": 3}, {}]) == pytest.approx([1 / 4, 3 / 4, 1 / 2])
-    # the question does not help (ifd 1.2): (1/2 + 3/4) / 2, halved; the other: (1/2 + 1/4) / 2
-    assert quality([{"judge": 1, "ifd": 0.5}, {"judge": 1, "ifd": 1.2}]) == pytest.approx([0.375, 0.3125])
-    shut = quality([{"judge": 1, "junk": 0.0}, {"judge": 1, "junk": 2.0}, {"judge": 1, "finished": 0.0}])
-    assert shut == pytest.approx([0.5, 0.5 * 0.3, 0.5 * 0.5])
+    assert quality([{"repeated_frac": value} for value in (4e9, 300, 20, 1)]) == pytest.approx(quality(one))
+    assert quality([{"misspelt_frac": 1}, {"misspelt_frac": 0}, {}]) == pytest.approx([1 / 4, 3 / 4, 1 / 2])
+    # two measures: (1/4 + 1/4) / 2 and (3/4 + 3/4) / 2, of which the second is in another language
+    two = [{"misspelt_frac": 1, "repeated_frac": 1}, {"misspelt_frac": 0, "repeated_frac": 0, "language_ok": 0.0}]
+    assert quality(two) == pytest.approx([1 / 4, 3 / 4 * 0.2])
+    same = {"misspelt_frac": 0}
+    shut = quality([same | {"junk": 0.0}, same | {"junk": 2.0}, same | {"finished": 0.0}, same | {"language_ok": 1.0}])
+    assert shut == pytest.approx([0.5, 0.5 * 0.3, 0.5 * 0.5, 0.5])
     assert len(quality([])) == 0 and quality([{}, {}]).tolist() == [0.5, 0.5]
-
-
-def test_a_models_loss_is_a_column():
-    rows = [GOOD, Text("A page.", "x"), chat("", "no question"), Chat((Message("user", "open"),), "x")]
-    seen = []
-
-    def nats(examples):
-        seen.extend(examples)
-        # 2 nats a token behind a question, 4 behind none; a document 1; no supervised token in a prompt
-        costs = {GOOD: Cost(20.0, 10), unasked(GOOD): Cost(40.0, 10), rows[1]: Cost(3.0, 3), rows[2]: Cost(8.0, 2)}
-        return [costs.get(example, Cost(0.0, 0)) for example in examples]
-
-    found = model_scores(rows, nats)
-    assert found[0] == pytest.approx({"perplexity": math.exp(2), "ifd": 0.5})
-    assert found[1] == pytest.approx({"perplexity": math.e}) and found[2] == pytest.approx({"perplexity": math.exp(4)})
-    assert found[3] == {} and len(seen) == 5
-
-
-def test_what_others_say_of_rows():
-    rows = [
-        chat("Where is the office of the firm?", "Elle est à Lisbonne, près du vieux port."),
-        GOOD,
-        Text("Ja.", "x"),
-    ]
-    told = {rows[0].answer: ("fr", 0.99), rows[0].prompt[0].content: ("en", 0.9), GOOD.answer: ("en", 0.9)}
-    assert language_scores(rows, told.get) == [{"language_ok": 0}, {"language_ok": 1}, {}]
-    assert language_scores(rows, told.get, ["fr", "en"])[0] == {"language_ok": 1}
-    assert language_scores(rows, {rows[0].answer: ("fr", 0.5)}.get, ["en"])[0] == {"language_ok": 1}  # not sure
-    assert judge_scores(rows, lambda prompt, answer: len(prompt[0].content))[1:] == [{"judge": 36}, {}]
-    assert spelling_scores([GOOD], lambda text, asked: 2) == [{"misspelt_frac": 2 / 11}]
 
 
 def test_lamini_has_the_junk_that_was_found_by_hand(shared_data):

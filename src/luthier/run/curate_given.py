@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from luthier.data.curate.private import Private, said
 from luthier.run.asked import remembering
 from luthier.run.benchmarked import wanted_of
 from luthier.run.context import Context, texts
+from luthier.run.curate_words import language_problems, words_for, words_inputs
 from luthier.run.memo import StageFolder
 from luthier.run.tune import measured_rows
 
@@ -50,6 +51,7 @@ def given_inputs(context: Context, stage: Curate) -> dict[str, str]:
         found["benchmarks"] = hash_of(context.recipe.benchmarks.model_dump(mode="json"))
     if stage.support is not None:
         found[f"support.{stage.support}"] = context.dataset(stage.support).hash
+    found |= words_inputs()
     for spec in stage.scores:
         where, colon, _ = spec.rpartition(":")
         if colon:
@@ -57,6 +59,11 @@ def given_inputs(context: Context, stage: Curate) -> dict[str, str]:
         else:
             found["model"] = context.models["base"].hash
     return found
+
+
+def curate_problems(context: Context, stage: Curate) -> Iterator[str]:
+    """What a stage asks for and is not there, before anything runs."""
+    yield from language_problems(stage)
 
 
 def program_hash(context: Context, where: str) -> str:
@@ -140,6 +147,7 @@ def given_for(
         evaluation=evaluation,
         clean=counted(private) if private.style == "keep" else private.clean_example,
         holds=private.holds,
+        words=words_for(stage),
         refused=refusing(private) if private.style == "refuse" else lambda example: None,
         doubts=doubts_of(documents) if documents else None,
         scores=scores,

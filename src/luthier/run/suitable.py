@@ -15,6 +15,7 @@ from luthier.base.abilities import (
 )
 from luthier.base.alignment import BestOf, Grpo, Ppo, Prefer
 from luthier.base.config import load_function
+from luthier.base.curation import Curate
 from luthier.base.errors import UserError
 from luthier.base.mistakes import MistakesProbe
 from luthier.base.nouns import Chat, Text
@@ -26,6 +27,7 @@ from luthier.data.dataset import Dataset
 from luthier.run.abilities import of_ability
 from luthier.run.contaminated import all_seen
 from luthier.run.context import Context, asked_prompts
+from luthier.run.curate_given import curate_problems
 from luthier.run.judged import judge_problems
 from luthier.run.licences import licence_problems
 from luthier.run.pairs import check_preferences
@@ -84,6 +86,8 @@ def of_stage(context: Context, stage: Stage) -> Iterator[str]:
                 yield f"{read_as(data)}. Give documents{'' if masked else ' or conversations'}."
     if isinstance(stage, Synthesise):
         yield from unfit(context, stage)
+    if isinstance(stage, Curate):
+        yield from curate_problems(context, stage)
     if isinstance(stage, Ppo | Grpo | BestOf | Prefer) and stage.prompts is not None:
         data = context.dataset(stage.prompts)
         if not asked_prompts(data.train + (data.heldout if isinstance(stage, Prefer) else [])):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +33,7 @@ REASONS = {
     "licence": "their licence forbids what the recipe asks for",
     "private": "they hold private things",
     "flawed": "something is plainly wrong with them",
+    "other language": "they are in a language that the recipe does not want",
     "evaluated": "they share text with an evaluation set",
     "unsupported": "the documents do not say so",
     "contradicted": "most answers to the same question say something else",
@@ -52,9 +55,23 @@ Doubting = Callable[[Sequence[Example]], Sequence[str | None]]
 """Examples -> what is wrong with each; None: nothing."""
 
 
+class Told(NamedTuple):
+    """What somebody who knows languages says of a row."""
+
+    measures: dict[str, float]
+    """Columns beside those of `quality.scores_of`."""
+    foreign: str | None = None
+    """The language it is in, where rows in it are left out."""
+
+
 def any_row(example: Example) -> bool:
     """All rows."""
     return True
+
+
+def nothing_told(example: Example) -> Told:
+    """Nobody is asked."""
+    return Told({})
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,8 @@ class Given:
     """Replaces private things, or counts them; None: nobody looks."""
     holds: Callable[[Example], bool] = any_row
     """Whether there is anything in a row for `clean`. Knows nothing but the row, and can be pickled."""
+    words: Callable[[Example], Told] = nothing_told
+    """What a row's words say besides. Knows nothing but the row, and can be pickled."""
     refused: Callable[[Example], str | None] = lambda example: None
     """What is private in a row, in words, where rows are left out for that."""
     doubts: Doubting | None = None
@@ -118,8 +137,8 @@ def curate(
     with started(how.engine):
         rows, refused = without_private(records, given, how.engine)
         examples = [row.example for row in rows]
-        looked = on_rows(look_at, examples, how.engine)
-    faults, scores = [found for found, _ in looked], [measured for _, measured in looked]
+        looked = on_rows(partial(look_at, given.words), examples, how.engine)
+    faults, scores = [one.flaws for one in looked], [one.measures | one.told.measures for one in looked]
     texts = [words_of(example) for example in examples]
     tell(f"{len(rows):,} rows: looking for duplicates")
     base_N = quality(scores)
@@ -131,6 +150,7 @@ def curate(
     mark(out, refused, "private")
     if how.flaws:
         mark(out, {i: found[0] for i, found in enumerate(faults) if found}, "flawed")
+    mark(out, {i: one.told.foreign for i, one in enumerate(looked) if one.told.foreign is not None}, "other language")
     tell("looking for evaluation rows")
     seen = contaminated(examples, given.evaluation, how.ngram) if given.evaluation else {}
     mark(out, {i: f"{one.how} with {one.like} ({clip(one.words)})" for i, one in seen.items()}, "evaluated")
@@ -169,9 +189,17 @@ def curate(
     return Curation(done, kept, heldout, clusters, vectors_ND, quality_N, seen, wrong)
 
 
-def look_at(example: Example) -> tuple[list[str], dict[str, float]]:
-    """What a row alone says of itself: (what is wrong with it, its measures)."""
-    return flaws(example), dict(scores_of(example))
+class Looked(NamedTuple):
+    """What a row alone says of itself."""
+
+    flaws: list[str]
+    measures: dict[str, float]
+    told: Told
+
+
+def look_at(words: Callable[[Example], Told], example: Example) -> Looked:
+    """All that needs no other row, in one go."""
+    return Looked(flaws(example), scores_of(example), words(example))
 
 
 def without_private(

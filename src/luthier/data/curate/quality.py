@@ -2,8 +2,8 @@
 
 A measure (`scores_of`) is a column: a number with a name, of which nobody has decided yet what is good. A flaw
 (`flaws`) is a reason in words for which a row ought to go; each has a threshold that is wrong for hardly any good row.
-`quality` makes one figure of the measures, by ranks, so that no measure's scale matters. What a model, a dictionary or
-a language detector says of rows (`asked.py`) are columns like these.
+`quality` makes one figure of the measures, by ranks, so that no measure's scale matters. What a dictionary and a
+language detector say of a row (`run/curate_words.py`) are measures like these.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _short(text: str) -> str:
     return f"“{text}”" if len(text) <= 40 else f"“{text[:39]}…”"
 
 
-Good = Literal["high", "low", "middle", "enough"]
+Good = Literal["low", "middle", "enough"]
 GOOD: dict[str, Good] = {
     "answer_words": "middle",
     "prompt_words": "middle",
@@ -174,22 +174,18 @@ GOOD: dict[str, Good] = {
     "reading_grade": "middle",
     "on_topic_frac": "enough",
     "supported_frac": "enough",
-    "perplexity": "middle",
-    "ifd": "high",
     "misspelt_frac": "low",
-    "judge": "high",
 }
-"""Which side of a measure is good. middle: neither end (Marion et al. 2023 find so for perplexity; a common length and
-grade is what a style is). enough: as much as most have; more (an answer that says all of its question again) is no
-better. A column that is not named here decides nothing."""
+"""Which side of a measure is good. middle: neither end (a common length and grade is what a style is). enough: as much
+as most have; more (an answer that says all of its question again) is no better. A column that is not named here decides
+nothing."""
 GATES: dict[str, tuple[float, float]] = {
     "finished": (0.0, 0.5),
     "junk": (1.0, 0.3),
-    "ifd": (1.0, 0.5),
     "language_ok": (0.0, 0.2),
 }
-"""Measure -> (threshold, factor): at 0 (finished, language_ok) or from the threshold up (junk, ifd) a row's quality is
-multiplied by the factor. With an IFD of 1 or more the question does not help to say the answer (Li et al. 2023)."""
+"""Measure -> (threshold, factor): at 0 (finished, language_ok) or from the threshold up (junk) a row's quality is
+multiplied by the factor."""
 
 
 def quality(scores: Sequence[Mapping[str, float]]) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from luthier.base.nouns import Chat, Message
 from luthier.data.curate import choose as choosing
 from luthier.data.curate.choose import choose, coverage
-from luthier.data.curate.limits import Limit, generated_limit, source_limits
+from luthier.data.curate.limits import Limit, allowed, generated_limit, source_limits
 from luthier.data.curate.style import FEATURES, consistency, style_of
 from luthier.data.curate.topics import topics_of
 
@@ -131,6 +133,66 @@ def test_a_share_of_generated_rows_holds_where_there_are_few_real_ones():
     assert generated_limit(made, 1.0, 50).most == 50
     must = Limit("rare", np.arange(100) >= 98, least=2)
     assert {98, 99} <= set(choose(rows(100, 5, 0), np.linspace(1, 0, 100), 5, limits=[must]))
+
+
+SHARED = st.fixed_dictionaries(
+    {
+        "rows": st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=14),
+        "keep": st.integers(1, 16),
+        "most": st.dictionaries(st.sampled_from("abc"), st.floats(0, 1), max_size=3),
+        "made": st.none() | st.floats(0, 1),
+    }
+)
+
+
+def part(share, total):
+    return math.floor(share * total + 1e-9)
+
+
+@given(SHARED, st.sampled_from(["facility", "k-centre"]))
+@settings(max_examples=150)
+def test_shares_hold_of_what_is_chosen_and_no_more_could_be(case, how):
+    """Against all sets of rows: the largest of which every share is kept."""
+    sources, made = [name for name, _ in case["rows"]], np.array([made for _, made in case["rows"]])
+    total, limits = allowed(sources, made, case["keep"], {}, case["most"], case["made"])
+
+    def right(some):
+        counts = Counter(sources[row] for row in some)
+        return all(counts[name] <= part(share, len(some)) for name, share in case["most"].items()) and (
+            case["made"] is None or made[list(some)].sum() <= part(case["made"], len(some))
+        )
+
+    kinds = Counter(case["rows"])  # rows of one kind are all the same here: how many of each
+    counts = itertools.product(*(range(count + 1) for count in kinds.values()))
+    of_kind = [[i for i, row in enumerate(case["rows"]) if row == kind] for kind in kinds]
+    sets = [[row for rows_, n in zip(of_kind, some, strict=True) for row in rows_[:n]] for some in counts]
+    assert total == max(len(some) for some in sets if len(some) <= case["keep"] and right(some))
+    kept = choose(rows(len(sources), 4, 0), np.ones(len(sources)), total, how, limits=limits)
+    assert len(kept) < total or right(kept)
+
+
+def test_a_source_is_capped_as_a_share_of_what_is_chosen():
+    # 100 others and 0.3 of slack: 142 in all, 42 of them slack (42/142 = 0.296; 43/143 would be 0.301)
+    sources = ["slack"] * 1_000 + ["faq"] * 100
+    nobody = np.zeros(1_100, dtype=bool)
+    total, (cap,) = allowed(sources, nobody, 1_100, {}, {"slack": 0.3}, None)
+    assert (total, cap.most) == (142, 42)
+    total, (cap,) = allowed(sources, nobody, 50, {}, {"slack": 0.3}, None)
+    assert (total, cap.most) == (50, 15)
+    # half of the slack rows are generated and so is no other: 20 % generated leave 28 of 142, and 42 slack rows
+    half = np.arange(1_100) % 2 * (np.arange(1_100) < 1_000)
+    total, limits = allowed(sources, half, 1_100, {"faq": 0.5}, {"slack": 0.3}, 0.2)
+    assert total == 142 and [(one.least, one.most) for one in limits] == [(0, 28), (71, None), (0, 42)]
+    assert allowed(["slack"] * 9, np.zeros(9), 9, {}, {"slack": 0.3}, None)[0] == 0  # none is a share of nothing
+
+
+def test_a_capped_crowd_does_not_fill_the_pool_of_candidates(monkeypatch):
+    """Of 3,000 rows 30 are no slack, and the worst: they are there to choose, though only few rows may be looked at."""
+    monkeypatch.setattr(choosing, "MOST_CANDIDATES", 100)
+    slack = np.arange(3_000) >= 30
+    cap = Limit("slack", slack, most=6)
+    kept = choose(rows(3_000, 16, 4), 0.1 + 0.9 * slack, 20, limits=[cap])
+    assert len(kept) == 20 and slack[kept].sum() == 6
 
 
 def test_a_pool_and_a_sample_choose_nearly_as_well_as_all(monkeypatch):

@@ -52,6 +52,13 @@ class Curate(Strict):
     max_generated: Share | None = None
     """Largest share of the chosen rows whose answer a model wrote; default: any. What the rules of a synthesise stage
     made does not count: its answers quote documents."""
+    at_most: dict[str, Share] = {}
+    """Name under `data` -> the largest share of the chosen rows that may be its own: {slack: 0.3}. It holds of what is
+    chosen, however few that are: where the others have too few rows, fewer than `keep` are chosen; without `keep`, as
+    many as the shares allow."""
+    at_least: dict[str, Share] = {}
+    """Name under `data` -> the least share of the chosen rows that is its own: {faq: 0.2}. Of one that has fewer rows
+    that are fit, all are chosen, and the run says so."""
     flaws: bool = True
     """Leave out rows that something is plainly wrong with: cut off, looping, garbled. False: only say so."""
     min_quality: Share | None = None
@@ -127,6 +134,7 @@ def check_curate(
             yield (*at, "against", index), f"{name} is also what is curated: nothing would be left. Remove one of them."
     if stage.support is not None:
         yield from missing(("support",), stage.support, list(data))
+    yield from check_shares(at, stage)
     if stage.languages is not None and not stage.languages:
         yield (*at, "languages"), "is empty, and nothing would be left. Name a language, such as en, or remove it."
     for index, code in enumerate(stage.languages or ()):
@@ -144,3 +152,27 @@ def check_curate(
             yield (*at, "scores", spec), f"{said} Write path/file.py:name."
     if stage.key_env is not None and stage.judge is None:
         yield (*at, "key_env"), "is for a judge, and there is none. Remove it, or give judge."
+
+
+def check_shares(at: tuple[str | int, ...], stage: Curate) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Shares by source that can be kept, of sources that the stage reads."""
+    names = stage.sources
+    for setting, shares in (("at_most", stage.at_most), ("at_least", stage.at_least)):
+        for name in shares:
+            if name not in names:
+                said = f"the stage does not read {name}.{did_you_mean(name, names)} It reads: {', '.join(names)}."
+                yield (*at, setting, name), said
+    for name, least in stage.at_least.items():
+        if least > stage.at_most.get(name, 1.0):
+            yield (
+                (*at, "at_least", name),
+                f"{least:g} is more than at_most allows, {stage.at_most[name]:g}. Change one.",
+            )
+    if (total := sum(stage.at_least.values())) > 1 + 1e-9:
+        yield (*at, "at_least"), f"the shares are {total:g} together. Give 1 at most."
+    capped = sum(stage.at_most.values())
+    if names and set(names) <= set(stage.at_most) and capped < 1 - 1e-9:
+        said = f"allows {capped:g} of what is chosen, in all, and nothing else is read: nothing could be chosen"
+        yield (*at, "at_most"), f"{said}. Leave one out, or give shares of 1 together."
+    if stage.at_least and stage.keep is None and not stage.at_most and stage.max_generated is None:
+        yield (*at, "at_least"), "does nothing where all rows are kept. Give keep, or remove it."

@@ -9,7 +9,10 @@ curation.json              the figures and the map that the report shows
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from luthier.base.curation import Curate
@@ -17,7 +20,7 @@ from luthier.base.events import EventLog
 from luthier.base.files import write_json, write_jsonl
 from luthier.base.nouns import Example, Record
 from luthier.base.source import Source
-from luthier.data.curate.curation import REASONS, Curation, curate, reason_of
+from luthier.data.curate.curation import REASONS, Curation, curate, percent, reason_of
 from luthier.data.curate.groups import held_out
 from luthier.data.curate.licences import refusals, verdict
 from luthier.data.dataset import Dataset, write_rejected
@@ -51,9 +54,10 @@ def curate_data(context: Context, index: int, stage: Curate) -> None:
     sources = {name: source_of(context, name, stage) for name in stage.sources if name in context.recipe.data}
     rejected = [row for data in sources.values() for row in data.rejected]
     write_rejected(folder.path / "rejected.jsonl", rejected)
-    records = records_of(context, stage.sources, sources)
+    named = [(name, row) for name in stage.sources for row in records_of(context, [name], sources)]
+    read_as, records = [name for name, _ in named], [row for _, row in named]
     evaluation, private = evaluation_rows(context, stage), private_for(stage, records)
-    given = given_for(context, stage, folder, evaluation, private, log)
+    given = replace(given_for(context, stage, folder, evaluation, private, log), read_as=read_as)
     made = curate(records, stage, given, lambda text: log.emit("note", text=text))
     write_curation(folder.path, made)
     figures = figures_of(made, stage, context.recipe.seed)
@@ -63,6 +67,8 @@ def curate_data(context: Context, index: int, stage: Curate) -> None:
     passed = g.enforce([*checks(made, stage, evaluation), *no_private(private, made), told], log)
     write_json(folder.path / "curation.json", figures | {"rejected": len(rejected)})
     tell(folder, stage, made, log)
+    for said in short(stage, Counter(read_as[i] for i in made.kept)):
+        log.emit("note", text=f"{folder.name}: {said}")
     folder.close(
         guards=passed,
         rows={"read": len(records), "kept": len(made.kept), "heldout": len(made.heldout)},
@@ -180,6 +186,8 @@ def would_curate(context: Context, stage: Curate) -> str:
         said.append(f"keeps clear of {len(evaluation):,} evaluation rows")
     said.append(f"holds out {stage.heldout:.0%} of the groups")
     said.append("keeps all the others" if stage.keep is None else f"keeps {stage.keep:,} by {stage.how}")
+    said += [f"at most {percent(share)} of what is kept from {name}" for name, share in stage.at_most.items()]
+    said += [f"at least {percent(share)} of it from {name}" for name, share in stage.at_least.items()]
     if stage.judge is not None:
         said.append(f"sends the answers that are left, of {rows:,}, with their questions to {stage.judge}")
     else:
@@ -202,3 +210,15 @@ def tell(folder: StageFolder, stage: Curate, made: Curation, log: EventLog) -> N
     log.emit("note", text=said)
     if stage.keep is not None and len(made.kept) < stage.keep:
         log.emit("note", text=f"{folder.name}: keep is {stage.keep:,}, and only {len(made.kept):,} rows are fit")
+
+
+def short(stage: Curate, kept: Mapping[str, int]) -> list[str]:
+    """Sources of which fewer rows are fit than `at_least` asks for, in words."""
+    rows = sum(kept.values())
+    wanted = {name: math.floor(share * rows + 1e-9) for name, share in stage.at_least.items()}
+    return [
+        f"at_least asks for {percent(stage.at_least[name])} of {name}, {least:,} rows of {rows:,}, and only "
+        f"{kept.get(name, 0):,} are fit"
+        for name, least in wanted.items()
+        if kept.get(name, 0) < least
+    ]

@@ -129,9 +129,11 @@ def _candidates(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, seed: 
     share[order] = (within + 0.5) / np.repeat(sizes, sizes)
     taken = np.zeros(len(rows), dtype=bool)
     taken[np.argsort(share, kind="stable")[:most]] = True
-    for limit in room.limits:  # a rare source that must be there is not lost
-        own = np.flatnonzero(limit.members_N[rows])
-        taken[own[np.argsort(share[own], kind="stable")[: 4 * limit.least]]] = True
+    for limit in room.limits:  # a rare source that must be there is not lost, nor what stands beside one that is capped
+        others = 0 if limit.most is None else max(0, room.keep - limit.most)
+        for own, least in ((limit.members_N[rows], limit.least), (~limit.members_N[rows], others)):
+            some = np.flatnonzero(own)
+            taken[some[np.argsort(share[some], kind="stable")[: 4 * least]]] = True
     return rows[taken]
 
 

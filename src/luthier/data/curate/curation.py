@@ -21,7 +21,7 @@ from luthier.data.curate.choose import choose
 from luthier.data.curate.contamination import Seen, contaminated
 from luthier.data.curate.engine import Engine, on_rows, started
 from luthier.data.curate.groups import held_out, joined
-from luthier.data.curate.limits import generated_limit
+from luthier.data.curate.limits import allowed
 from luthier.data.curate.near import exact_clusters, near_clusters
 from luthier.data.curate.quality import flaws, quality, scores_of
 from luthier.data.curate.questions import other_things, outvoted, same_question, words_of
@@ -94,6 +94,8 @@ class Given:
     """Further scores: (weight in the quality, how it is measured)."""
     forbidden: Callable[[Record], str | None] = lambda record: None
     """Why a row's licence forbids to keep it, where rows are left out for that."""
+    read_as: Sequence[str] = ()
+    """The name under the stage's `data` that each row was read by; none: as its provenance says."""
     seed: int = 0
 
 
@@ -180,7 +182,7 @@ def curate(
     fit = [i for i, side in enumerate(sides) if not side and out[i] is None]
     tell(f"{len(fit):,} rows fit for training, {len(heldout):,} held out")
     vectors_ND = tfidf(texts)
-    kept = chosen(rows, fit, vectors_ND, quality_N, how, out, given.seed)
+    kept = chosen(rows, fit, vectors_ND, quality_N, how, out, given)
     done = [
         replace(row, scores=scores[i] | {"quality": round(float(quality_N[i]), 4)}, out=out[i], group=groups[i])
         for i, row in enumerate(rows)
@@ -314,24 +316,38 @@ def chosen(
     quality_N: np.ndarray,
     how: Curate,
     out: list[str | None],
-    seed: int,
+    given: Given,
 ) -> list[int]:
     """The rows to train on, in the order they were chosen; the others of `fit` are marked. All of them, in their own
     order, where that is allowed."""
-    wanted = len(fit) if how.keep is None else min(how.keep, len(fit))
     at_N = np.asarray(fit, dtype=np.int64)
     written_N = np.array([by_model(rows[i]) for i in fit], dtype=bool)
-    limits = [] if how.max_generated is None else [generated_limit(written_N, how.max_generated, wanted)]
-    if wanted == len(fit) and all(limit.most is None or written_N.sum() <= limit.most for limit in limits):
-        return list(fit)
-    picked = choose(vectors_ND[at_N], quality_N[at_N], wanted, how.how, limits=limits, seed=seed)
+    names = [given.read_as[i] if given.read_as else rows[i].provenance.source for i in fit]
+    total = len(fit) if how.keep is None else how.keep
+    while True:  # once; again where kinds that overlap were in each other's way
+        total, limits = allowed(names, written_N, total, how.at_least, how.at_most, how.max_generated)
+        if total == len(fit):
+            return list(fit)
+        picked = choose(vectors_ND[at_N], quality_N[at_N], total, how.how, limits=limits, seed=given.seed)
+        if len(picked) == total:
+            break
+        total = len(picked)
     kept = [fit[k] for k in picked]
-    there = set(kept)
-    if limits and limits[0].most is not None and written_N[picked].sum() >= limits[0].most:
-        over = {i: f"the recipe allows {how.max_generated:.0%}" for i, w in zip(fit, written_N, strict=True) if w}
-        mark(out, {i: why for i, why in over.items() if i not in there}, "machine-written")
-    mark(out, {i: f"quality {quality_N[i]:.2f}" for i in fit if i not in there}, "not chosen")
+    left_N = np.ones(len(fit), dtype=bool)
+    left_N[picked] = False
+    told = [] if how.max_generated is None else [("machine-written", percent(how.max_generated))]
+    told += [("not chosen", f"{percent(how.at_most.get(one.name, 1.0))} of {one.name}") for one in limits[len(told) :]]
+    for limit, (reason, share) in zip(limits, told, strict=True):
+        if limit.most is not None and limit.members_N[picked].sum() >= limit.most:
+            over = at_N[left_N & limit.members_N].tolist()
+            mark(out, dict.fromkeys(over, f"the recipe allows {share}"), reason)
+    mark(out, {i: f"quality {quality_N[i]:.2f}" for i in at_N[left_N].tolist()}, "not chosen")
     return kept
+
+
+def percent(share: float) -> str:
+    """0.125 as 12.5%."""
+    return f"{100 * share:g}%"
 
 
 def by_model(row: Record) -> bool:

@@ -49,6 +49,40 @@ def source_limits(
     return found
 
 
+def allowed(
+    sources: Sequence[str],
+    generated_N: np.ndarray,
+    keep: int,
+    least_frac: Mapping[str, float],
+    most_frac: Mapping[str, float],
+    generated_frac: float | None,
+) -> tuple[int, list[Limit]]:
+    """(how many rows can be chosen, at most `keep`; the limits of a choice of so many). The largest shares hold of what
+    is chosen, however few that are: 100 other rows and a share of 0.3 allow 42 of a source, and 142 in all. It is the
+    largest T for which the rows that T allows are T or more, found from above: fewer rows allow fewer."""
+    names, where_N = np.unique(np.asarray(sources, dtype=object).astype(str), return_inverse=True)
+    made_S = np.bincount(where_N, np.asarray(generated_N, dtype=float), len(names)).astype(np.int64)
+    own_S = np.bincount(where_N, minlength=len(names)) - made_S
+    share_S = np.array([most_frac.get(str(name), 1.0) for name in names])
+    capped_S = np.array([str(name) in most_frac for name in names], dtype=bool)
+
+    def fits(total: int) -> int:
+        """Rows of which no share is too large for `total`: those that a person wrote first, as they count once."""
+        room_S = np.where(capped_S, np.floor(share_S * total + 1e-9).astype(np.int64), len(sources))
+        first_S = np.minimum(own_S, room_S)
+        second_S = np.minimum(made_S, room_S - first_S)
+        second = int(second_S.sum())
+        return int(first_S.sum()) + min([second, *(limit.most or 0 for limit in generated(total))])
+
+    def generated(total: int) -> list[Limit]:
+        return [] if generated_frac is None else [generated_limit(generated_N, generated_frac, total)]
+
+    total = min(keep, len(sources))
+    while (most := fits(total)) < total:
+        total = most
+    return total, [*generated(total), *source_limits(sources, total, least_frac, most_frac)]
+
+
 class Room:
     """What may still be chosen. Owns the count of what was."""
 

@@ -33,6 +33,11 @@ class Curate(Strict):
     to the rare and the far too."""
     near: Annotated[float, Gt(0), Le(1)] | None = 0.8
     """Jaccard similarity from which two rows are near duplicates, of which the best is kept; null: exact ones only."""
+    embeddings: str | None = None
+    """Folder of an embedding model on this machine, relative to the recipe: its vectors stand for the rows in the
+    choice, the map and the coverage; default: TF-IDF of their words, without a model."""
+    near_meaning: Annotated[float, Gt(0), Le(1)] | None = 0.95
+    """With embeddings: cosine from which two rows are near duplicates in other words; null: only words count."""
     heldout: float = Field(default=0.05, ge=0, lt=1)
     """Share of the groups kept out of training, whole, with their near duplicates."""
     against: list[str] | None = None
@@ -150,6 +155,11 @@ def check_curate(
         if ":" not in spec and spec not in MODEL_SCORES:
             said = f"is no function and none of {', '.join(MODEL_SCORES)}.{did_you_mean(spec, MODEL_SCORES)}"
             yield (*at, "scores", spec), f"{said} Write path/file.py:name."
+    if stage.embeddings is None and "near_meaning" in stage.model_fields_set:
+        yield (
+            (*at, "near_meaning"),
+            "compares vectors of an embedding model, and none is named. Give embeddings: FOLDER.",
+        )
     if stage.key_env is not None and stage.judge is None:
         yield (*at, "key_env"), "is for a judge, and there is none. Remove it, or give judge."
 

@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of an encoder's last hidden states, of length 1. For retrieval by meaning."""
+"""Texts as vectors of length 1, by an encoder: for retrieval by meaning, and for curation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,36 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from luthier.base.errors import UserError
+from luthier.base.files import read_json
 from luthier.data.curate.vectors import Embed
 
 AT_ONCE = 32
 
 
+def embedder_problem(folder: Path) -> str | None:
+    """Why a folder is no embedding model's, as far as can be told without loading it."""
+    if (folder / "config.json").is_file():
+        return None
+    what = "no model here" if folder.is_dir() else "no such folder"
+    return f"embeddings: {folder}: {what}. Give the folder of an embedding model in the Hugging Face layout."
+
+
 def load_embedder(folder: Path, device: str) -> Embed:
-    """The embedder in a local folder (sentence-transformers' models are such folders; their mean pooling is what is
-    done here). Texts are cut to the model's length. Raises UserError where there is none."""
-    if not (folder / "config.json").exists():
-        raise UserError(f"--embeddings {folder}: no model here. Give a folder in the Hugging Face layout.")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).to(device).eval()
+    """The embedder in a local folder, such as sentence-transformers make. Vectors are the mean of the last hidden
+    states, or the first token's where the folder says so (1_Pooling/config.json). Texts are cut to the model's length.
+    Raises UserError where there is no such model."""
+    if (problem := embedder_problem(folder)) is not None:
+        raise UserError(problem)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder).to(device).eval()
+    except (OSError, ValueError, KeyError) as error:
+        said = str(error).split("\n")[0]
+        raise UserError(f"embeddings: {folder}: cannot be loaded: {said}. Give an encoder's folder.") from error
+    if model.config.is_encoder_decoder:
+        raise UserError(f"embeddings: {folder}: has a decoder, too, and no vector of a text. Give an encoder's folder.")
     most = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    first = takes_first(folder)
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> np.ndarray:
@@ -33,7 +50,14 @@ def load_embedder(folder: Path, device: str) -> Embed:
             states_BLD = model(**batch).last_hidden_state
             seen_BL1 = batch["attention_mask"].unsqueeze(-1)
             mean_BD = (states_BLD * seen_BL1).sum(1) / seen_BL1.sum(1).clamp(min=1)
-            found.append(torch.nn.functional.normalize(mean_BD, dim=-1).float().cpu().numpy())
+            said_BD = states_BLD[:, 0] if first else mean_BD
+            found.append(torch.nn.functional.normalize(said_BD, dim=-1).float().cpu().numpy())
         return np.concatenate(found)
 
     return embed
+
+
+def takes_first(folder: Path) -> bool:
+    """Whether the first token's state stands for a text, as sentence-transformers notes it."""
+    file = folder / "1_Pooling" / "config.json"
+    return file.is_file() and bool(read_json(file).get("pooling_mode_cls_token"))

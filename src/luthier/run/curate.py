@@ -179,7 +179,11 @@ def would_curate(context: Context, stage: Curate) -> str:
     read = [f"{name} ({counts[name]:,} rows)" if name in counts else f"what {name} makes" for name in stage.sources]
     rows = sum(counts.values())
     alike = "exact copies" if stage.near is None else f"exact copies and near duplicates (Jaccard {stage.near:g})"
+    if stage.embeddings is not None and stage.near_meaning is not None:
+        alike += f" (also in other words: cosine {stage.near_meaning:g} by {stage.embeddings})"
     said = [f"reads {', '.join(read)}", f"leaves out {alike}" + (" and flawed rows" if stage.flaws else "")]
+    if stage.languages is not None:
+        said.append(f"leaves out what is in another language than {', '.join(stage.languages)}")
     if stage.private in DOES:
         said.append(DOES[stage.private])
     if evaluation := evaluation_rows(context, stage):

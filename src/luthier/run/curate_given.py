@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from luthier.base.curation import MODEL_SCORES, Curate
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
@@ -21,6 +23,8 @@ from luthier.data.curate.agreement import doubts_of
 from luthier.data.curate.curation import Given, Scoring
 from luthier.data.curate.licences import refusals, verdict
 from luthier.data.curate.private import Private, said
+from luthier.data.curate.vectors import Embed, tfidf
+from luthier.model.embed import embedder_problem, load_embedder
 from luthier.run.asked import remembering
 from luthier.run.benchmarked import wanted_of
 from luthier.run.context import Context, texts
@@ -52,6 +56,8 @@ def given_inputs(context: Context, stage: Curate) -> dict[str, str]:
     if stage.support is not None:
         found[f"support.{stage.support}"] = context.dataset(stage.support).hash
     found |= words_inputs()
+    if stage.embeddings is not None:
+        found["embeddings"] = hash_path(embeddings_folder(context, stage))
     for spec in stage.scores:
         where, colon, _ = spec.rpartition(":")
         if colon:
@@ -64,6 +70,26 @@ def given_inputs(context: Context, stage: Curate) -> dict[str, str]:
 def curate_problems(context: Context, stage: Curate) -> Iterator[str]:
     """What a stage asks for and is not there, before anything runs."""
     yield from language_problems(stage)
+    if stage.embeddings is not None and (problem := embedder_problem(embeddings_folder(context, stage))) is not None:
+        yield problem
+
+
+def embeddings_folder(context: Context, stage: Curate) -> Path:
+    """Where the stage's embedding model lies."""
+    assert stage.embeddings is not None
+    return resolve_path(context.recipe_path, stage.embeddings)
+
+
+def by_meaning(context: Context, stage: Curate, log: EventLog) -> Embed:
+    """Vectors by the stage's embedding model, which is loaded when they are asked for. Equal texts are read once."""
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        log.emit("note", text=f"reading {len(place):,} texts with {stage.embeddings}")
+        model = load_embedder(embeddings_folder(context, stage), context.device)
+        return model(list(place))[[place[text] for text in texts]]
+
+    return embed
 
 
 def program_hash(context: Context, where: str) -> str:
@@ -148,6 +174,7 @@ def given_for(
         clean=counted(private) if private.style == "keep" else private.clean_example,
         holds=private.holds,
         words=words_for(stage),
+        embed=tfidf if stage.embeddings is None else by_meaning(context, stage, log),
         refused=refusing(private) if private.style == "refuse" else lambda example: None,
         doubts=doubts_of(documents) if documents else None,
         scores=scores,

@@ -47,6 +47,7 @@ def figures_of(made: Curation, stage: Curate, seed: int) -> dict[str, Any]:
         "heldout": len(made.heldout),
         "keep": stage.keep,
         "how": stage.how,
+        "embeddings": stage.embeddings,
         "reasons": reasons_of(made),
         "sources": sources_of(made, states),
         "writers": writers_of(made, states),

@@ -26,7 +26,7 @@ def curation_section(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "length_picture": lengths_picture(found["lengths"]),
         "score_pictures": [score_picture(score) for score in telling(found["scores"])],
         "covered": coverage_rows(found["coverage"]),
-        "covered_said": coverage_words(found["coverage"]),
+        "covered_said": coverage_words(found["coverage"], found.get("embeddings")),
         "verdicts": [verdict_word(found["licences"][use]) for use in ("commercial", "share")],
         "rejected": found.get("rejected", 0),
         "private": found.get("private"),
@@ -106,11 +106,12 @@ def coverage_rows(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"rows": rows, "axis": interval_axis((0.0, 1.0), False)}
 
 
-def coverage_words(found: Mapping[str, Any]) -> str:
+def coverage_words(found: Mapping[str, Any], embeddings: str | None = None) -> str:
     """How much better the choice stands for the rest than chance would."""
     if not found:
         return ""
     gain = found["gain"]
+    vectors = "TF-IDF" if embeddings is None else f"the vectors of {embeddings}"
     between = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]".replace("-", "−")
     sure = (
         "the difference is real"
@@ -120,7 +121,7 @@ def coverage_words(found: Mapping[str, Any]) -> str:
         else "no difference that could be told from chance"
     )
     return (
-        f"How near each of {found['over']:,} fit rows is to its nearest kept row (cosine of TF-IDF; 1: it is kept "
+        f"How near each of {found['over']:,} fit rows is to its nearest kept row (cosine of {vectors}; 1: it is kept "
         f"itself). The {found['rows']:,} chosen ones beside as many drawn at random from all rows: {between}; {sure}."
     )
 

@@ -43,7 +43,7 @@ MEANING = {
     "than answers to other prompts did, and a bad one less. Gains and KL are in nats an answer.",
     "best_of": "Rewards of the answers drawn: the mean of all, the best to each prompt, by how much that is better, "
     "and the share of prompts of which an answer was kept.",
-    "curate": "How near the rows that nothing speaks against are to a kept one (cosine of TF-IDF, in the mean): to "
+    "curate": "How near the rows that nothing speaks against are to a kept one (cosine, in the mean): to "
     "those that were chosen, and to as many drawn at random from all rows.",
     "win_rate": "Two models answer the same prompts and a rater or a judge prefers one; ties count half, 50 % is a "
     "draw.",

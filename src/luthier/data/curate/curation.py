@@ -19,14 +19,15 @@ from luthier.base.made import RULES
 from luthier.base.nouns import Choice, Example, Record
 from luthier.data.curate.choose import choose
 from luthier.data.curate.contamination import Seen, contaminated
+from luthier.data.curate.copies import standing_for
 from luthier.data.curate.engine import Engine, on_rows, started
 from luthier.data.curate.groups import held_out, joined
 from luthier.data.curate.limits import allowed
-from luthier.data.curate.near import exact_clusters, near_clusters
+from luthier.data.curate.near import both, exact_clusters, near_clusters, near_vectors
 from luthier.data.curate.quality import flaws, quality, scores_of
-from luthier.data.curate.questions import other_things, outvoted, same_question, words_of
+from luthier.data.curate.questions import outvoted, same_question, words_of
 from luthier.data.curate.style import consistency, style_of
-from luthier.data.curate.vectors import tfidf
+from luthier.data.curate.vectors import Embed, tfidf
 from luthier.data.dataset import content
 
 REASONS = {
@@ -90,6 +91,8 @@ class Given:
     """What is private in a row, in words, where rows are left out for that."""
     doubts: Doubting | None = None
     """What documents say against an answer."""
+    embed: Embed = tfidf
+    """What stands for rows in the choice: vectors of length 1."""
     scores: Mapping[str, tuple[float, Scoring]] = field(default_factory=dict)
     """Further scores: (weight in the quality, how it is measured)."""
     forbidden: Callable[[Record], str | None] = lambda record: None
@@ -113,7 +116,7 @@ class Curation:
     clusters: list[int]
     """Index of the row that stands for each: itself where it has no duplicate."""
     vectors_ND: np.ndarray
-    """TF-IDF of each row, length 1."""
+    """What `Given.embed` makes of each row's words."""
     quality_N: np.ndarray
     seen: dict[int, Seen]
     """What rows share with evaluation sets."""
@@ -166,7 +169,8 @@ def curate(
         said = outvoted(examples, sorted(voters.values()))
         same = {exact[i]: f"most say {clip(most)}" for i, most in said.items()}
         mark(out, {i: same[cluster] for i, cluster in enumerate(exact) if cluster in same}, "contradicted")
-    clusters = mark_duplicates(rows, texts, how, exact, base_N, out)
+    vectors_ND = given.embed(texts)
+    clusters = mark_duplicates(rows, texts, how, exact, vectors_ND, base_N, out)
     quality_N = scored(examples, scores, base_N, out, given)
     if how.style == "consistent":
         style_N = np.maximum(consistency(style_of(examples)), LEAST_STYLE)
@@ -181,7 +185,6 @@ def curate(
     heldout = [i for i, side in enumerate(sides) if side and out[i] is None]
     fit = [i for i, side in enumerate(sides) if not side and out[i] is None]
     tell(f"{len(fit):,} rows fit for training, {len(heldout):,} held out")
-    vectors_ND = tfidf(texts)
     kept = chosen(rows, fit, vectors_ND, quality_N, how, out, given)
     done = [
         replace(row, scores=scores[i] | {"quality": round(float(quality_N[i]), 4)}, out=out[i], group=groups[i])
@@ -256,6 +259,7 @@ def mark_duplicates(
     texts: Sequence[str],
     how: Curate,
     exact: Sequence[int],
+    vectors_ND: np.ndarray,
     quality_N: np.ndarray,
     out: list[str | None],
 ) -> list[int]:
@@ -269,20 +273,21 @@ def mark_duplicates(
 
     stands = list(range(len(rows)))
     near = exact if how.near is None else near_clusters(texts, how.near)
+    cosine = how.near_meaning if how.embeddings is not None else None
     members: dict[int, list[int]] = defaultdict(list)
-    for index, cluster in enumerate(near):
+    for index, cluster in enumerate(near if cosine is None else both(near, near_vectors(vectors_ND, cosine))):
         members[cluster].append(index)
-    for alike in members.values():
-        left = sorted(alike, key=standing)
-        while len(left) > 1:
-            best, *others = left
-            same = [i for i in others if exact[i] == exact[best] or not other_things(texts[i], texts[best])]
-            for index in same:
-                stands[index] = best
-                kind = "duplicate" if exact[index] == exact[best] else "near duplicate"
-                mark(out, {index: f"of {rows[best].example.origin}"}, kind)
-            taken = set(same)
-            left = [i for i in others if i not in taken]
+
+    def like(i: int, best: int) -> bool:
+        """Whether two rows are near each other themselves, and not only by what lies between them."""
+        return near[i] == near[best] or (cosine is not None and float(vectors_ND[i] @ vectors_ND[best]) >= cosine)
+
+    for some in members.values():
+        for index, best in standing_for(sorted(some, key=standing), texts, exact, like).items():
+            stands[index] = best
+            kind = "duplicate" if exact[index] == exact[best] else "near duplicate"
+            words = "" if near[index] == near[best] else ", in other words"
+            mark(out, {index: f"of {rows[best].example.origin}{words}"}, kind)
     return stands
 
 

@@ -123,6 +123,15 @@ class Joined:
                 parent[max(a, b)] = min(a, b)
 
 
+def both(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """The clusters that two kinds of clusters make together: of each text the first of its cluster."""
+    joined = Joined(len(one))
+    every_N = np.arange(len(one))
+    joined.join(np.asarray(one, dtype=np.int64), every_N)
+    joined.join(np.asarray(other, dtype=np.int64), every_N)
+    return joined.roots(every_N).tolist()
+
+
 def _sketched(
     texts: Sequence[str], bands: Bands, signature: Signature, workers: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

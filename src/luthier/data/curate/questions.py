@@ -136,7 +136,7 @@ def marked(text: str) -> set[str]:
     """Numbers, and words in capitals that do not begin a sentence."""
     found = set()
     for match in WORD.finditer(text):
-        word, before = match[0], text[: match.start()].rstrip(" \t\"'“‘(*_")
+        word, before = match[0], text[max(0, match.start() - 32) : match.start()].rstrip(" \t\"'“‘(*_")
         inside = bool(before) and before[-1] not in ".!?:\n"
         if any(sign.isdigit() for sign in word) or (inside and word[0].isupper()):
             found.add(word.casefold())

@@ -12,6 +12,7 @@ from luthier.base.config import load_recipe
 from luthier.base.errors import UserError
 from luthier.base.files import read_json
 from luthier.data.records import read_records
+from luthier.run.curation_page import headline
 from luthier.run.stages import check_recipe, run_recipe
 from run.small import questions, stage_folders, write_rows
 
@@ -51,6 +52,10 @@ def test_a_largest_share_holds_with_keep_and_without(folder):
     bot, kept, why = made(folder, "stages.1.at_most={talk: 0.3}")  # 21 of the FAQ are 70 % of 30
     assert kept == {"slack": 9, "faq": 21} and why == {"not chosen: the recipe allows 30% of talk": 71}
     assert read_json(bot / "dropped.json")["not chosen"]["rows"] == 71
+    said = headline(read_json(bot / "curation.json"))
+    assert said.endswith(
+        "30 of 101 rows are kept to train on, 0 held out; 71 are more of a source than the recipe allows."
+    )
     _, kept, _ = made(folder, "stages.1.keep=60", "stages.1.at_most={talk: 0.3}")  # and of more there are no others
     assert kept == {"slack": 9, "faq": 21}
 

@@ -119,6 +119,7 @@ def test_rows_in_other_languages_are_left_out_where_the_recipe_says_so(detector,
     assert found["rows"] == 9 and found["first"][0]["why"] == "other language: fr"
     rows = list(read_records(bot / "rows.jsonl"))
     assert {row.out for row in rows} == {None, *(f"other language: {code}" for code in OTHERS if code != "de")}
+    assert ["fr", 1] in read_json(bot / "curation.json")["reasons"][0]["details"]
     assert "they are in a language that the recipe does not want" in (made / "report.html").read_text()
 
 

@@ -32,6 +32,8 @@ BARS = 24
 CLUSTERS, MEMBERS = 12, 6
 FIRST, LISTED, CHARACTERS = 8, 25, 400
 QUOTING = "rules that quote people"
+DETAILED = ("flawed", "other language", "not chosen")
+"""Reasons that are counted by what they say in particular."""
 STATES = ("out", "not chosen", "held out", "kept")
 """What became of a row, as the map colours it."""
 
@@ -88,7 +90,7 @@ def reasons_of(made: Curation) -> list[dict[str, Any]]:
             "reason": reason,
             "means": REASONS[reason],
             "rows": len(found[reason]),
-            "details": Counter(details(found[reason])).most_common(6) if reason == "flawed" else [],
+            "details": Counter(details(found[reason])).most_common(6) if reason in DETAILED else [],
             "first": [shown(row) | {"why": (row.out or "").partition(": ")[2]} for row in spread(found[reason], 4)],
         }
         for reason in REASONS
@@ -97,8 +99,10 @@ def reasons_of(made: Curation) -> list[dict[str, Any]]:
 
 
 def details(rows: Sequence[Record]) -> list[str]:
-    """What is wrong with rows, without what differs from row to row."""
-    return [(row.out or "").partition(": ")[2].partition(":")[0] for row in rows]
+    """Why rows were left out, without what differs from row to row: what is wrong with them, the language they are in,
+    the share that is full."""
+    said = [(row.out or "").partition(": ")[2].partition(":")[0] for row in rows]
+    return [words for words in said if not words.startswith("quality ")]
 
 
 def spread(rows: Sequence[Record], most: int) -> list[Record]:

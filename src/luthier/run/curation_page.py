@@ -36,13 +36,16 @@ def curation_section(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 def headline(found: Mapping[str, Any]) -> str:
     """What became of the rows, in a sentence."""
     out = found["rows"] - found["kept"] - found["heldout"]
-    chosen = next((row["rows"] for row in found["reasons"] if row["reason"] == "not chosen"), 0)
+    none: dict[str, Any] = {"rows": 0, "details": []}
+    spare = next((row for row in found["reasons"] if row["reason"] == "not chosen"), none)
+    chosen, over = spare["rows"], sum(count for _, count in spare["details"])
     said = f"{found['kept']:,} of {found['rows']:,} rows are kept to train on, {found['heldout']:,} held out"
     if not out:
         return f"{said}; nothing speaks against any."
     wrong = out - chosen
     tail = [f"something speaks against {wrong:,}"] * bool(wrong)
-    tail += [f"{chosen:,} are good enough, and others stand for them"] * bool(chosen)
+    tail += [f"{chosen - over:,} are good enough, and others stand for them"] * bool(chosen - over)
+    tail += [f"{over:,} are more of a source than the recipe allows"] * bool(over)
     return f"{said}; {' and '.join(tail)}."
 
 

@@ -164,7 +164,7 @@ def given_for(
         measure = by_model(context, spec) if spec in MODEL_SCORES else by_program(context, spec)
         scores[name_of(spec)] = (weight, measure)
     if stage.judge is not None:
-        scores["grade"] = (1.0, by_judge(context, stage, folder, log))
+        scores["grade"] = (1.0, by_judge(context, stage, log))
     documents = [] if stage.support is None else [one.text for one in texts(whole(context, stage.support))]
     if private.style != "keep":
         silent = private.silent()
@@ -247,7 +247,7 @@ def by_model(context: Context, name: str) -> Scoring:
     return measure
 
 
-def by_judge(context: Context, stage: Curate, folder: StageFolder, log: EventLog) -> Scoring:
+def by_judge(context: Context, stage: Curate, log: EventLog) -> Scoring:
     """A grade from 1 to 10 by a model elsewhere; what was graded once is not asked again."""
 
     def measure(examples: Sequence[Example]) -> list[float | None]:

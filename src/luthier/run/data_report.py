@@ -14,6 +14,7 @@ from luthier.data.dataset import read_dataset
 from luthier.data.records import record_of
 from luthier.run.curate_given import counted
 from luthier.run.curate_private import notes_of, private_figures, private_for
+from luthier.run.curate_words import words_for
 from luthier.run.curated import figures_of
 from luthier.run.curation_page import curation_section, headline
 from luthier.run.report import write_page
@@ -58,7 +59,7 @@ def report_file(what: Path, out: Path | None, source: Source, stage: Curate) -> 
     data = read_dataset(name, source, Path())
     records = [record_of(example, name, source) for example in (*data.train, *data.heldout)]
     private = private_for(stage, records)
-    made = curate(records, stage, Given(clean=counted(private), holds=private.holds))
+    made = curate(records, stage, Given(clean=counted(private), holds=private.holds, words=words_for(stage)))
     told = {"rejected": len(data.rejected), "private": private_figures(private, stage, notes_of([data]))}
     figures = figures_of(made, stage, 0) | told
     kicker = f"luthier data report {what.name}, read as {data.format}"

@@ -48,15 +48,13 @@ def _features(text: str) -> list[float]:
     ]
 
 
-def consistency(style_NF: np.ndarray, centre: Sequence[int] | None = None) -> np.ndarray:
+def consistency(style_NF: np.ndarray) -> np.ndarray:
     """[N] in 0..1, to be multiplied with quality: 1 for a row in the style of the data, less the farther it is from it:
     exp(-(d - 1.5)²/2), d the root mean square over the features of the distance from their median in robust deviations
-    (1.4826 · the median absolute one). `centre`: rows whose style counts as the data's (the best, or somebody's
-    choice); default: all."""
+    (1.4826 · the median absolute one)."""
     if len(style_NF) == 0:
         return np.ones(0)
-    of_NF = style_NF if centre is None else style_NF[np.asarray(centre, dtype=np.int64)]
-    middle_F = np.median(of_NF, axis=0)
-    spread_F = np.maximum(1.4826 * np.median(np.abs(of_NF - middle_F), axis=0), LEAST_SPREAD)
+    middle_F = np.median(style_NF, axis=0)
+    spread_F = np.maximum(1.4826 * np.median(np.abs(style_NF - middle_F), axis=0), LEAST_SPREAD)
     distance_N = np.sqrt((((style_NF - middle_F) / spread_F) ** 2).mean(1))
     return np.exp(-0.5 * np.maximum(distance_N - FREE, 0) ** 2)

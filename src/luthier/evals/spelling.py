@@ -119,9 +119,7 @@ class Lexicon:
         for form in (word, own):
             if form in self.words or form in known or (self.language == "en" and form in technical()):
                 return True
-        return self.language == "en" and any(
-            (american := re.sub(british, ours, own)) != own and american in known for british, ours in _TO_AMERICAN
-        )
+        return self.language == "en" and _is_british(own)
 
     def _formed(self, word: str) -> bool:
         if self.language != "en":
@@ -146,9 +144,9 @@ class Lexicon:
         if self.language == "en" and low in _COMMON:
             return _cased(word, _COMMON[low])
         frequency = checker.word_frequency.dictionary
-        least = _FREQUENT.get(len(low), _LEAST)
-        first = checker.edit_distance_1(low)
-        near = [w for w in first if frequency.get(w, 0) >= least or w in self.words or w in self.counts]
+        near = list(_near(self.language, low))
+        if self.words or self.counts:
+            near += [word for word in checker.edit_distance_1(low) if word in self.words or word in self.counts]
         if not near:
             return None
         same = sorted(set(near), key=lambda w: (-self._weight(low, w, frequency.get(w, 0)), w))
@@ -158,6 +156,22 @@ class Lexicon:
         own = self.counts[right] + (1 if right in self.words else 0)
         slip = sorted(wrong) == sorted(right) or _undoubled(wrong) == _undoubled(right)
         return (1 + frequency) * (20 if slip else 1) * (1 + 1_000 * own) * (5 if wrong[:1] == right[:1] else 1)
+
+
+@lru_cache(maxsize=2**16)
+def _is_british(word: str) -> bool:
+    """Whether the dictionary has the word in its American spelling."""
+    known = _checker("en").word_frequency.dictionary
+    return any((american := re.sub(a, b, word)) != word and american in known for a, b in _TO_AMERICAN)
+
+
+@lru_cache(maxsize=2**16)
+def _near(language: str, low: str) -> tuple[str, ...]:
+    """The words of a dictionary that are one edit away, and so frequent that the unknown one may be meant for them. The
+    same unknown words come again and again: an organisation's own."""
+    checker, least = _checker(language), _FREQUENT.get(len(low), _LEAST)
+    frequency = checker.word_frequency.dictionary
+    return tuple(word for word in checker.edit_distance_1(low) if frequency.get(word, 0) >= least)
 
 
 @lru_cache(maxsize=2**16)

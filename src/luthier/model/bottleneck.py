@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from luthier.base.errors import UserError
 from luthier.base.tuning import Bottleneck as Settings
 from luthier.model.blocks import blocks
+from luthier.model.products import linear
 
 KIND = "BOTTLENECK"
 """`peft_type` in the folder's adapter_config.json. PEFT has no such type, and says so when it is given the folder."""
@@ -59,8 +60,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D], of the same type."""
         inner = F.dropout(x.to(self.down.dtype), self.dropout, self.training)
-        inner = self.activation(F.linear(inner, self.down, self.down_bias))
-        return x + F.linear(inner, self.up, self.up_bias).to(x.dtype)
+        inner = self.activation(linear(inner, self.down, self.down_bias))
+        return x + linear(inner, self.up, self.up_bias).to(x.dtype)
 
 
 class Site(nn.Module):

@@ -27,6 +27,7 @@ from luthier.base.seeds import seed_for
 from luthier.base.tuning import Quantize
 from luthier.model.carried import VIRTUAL, bare, kinds, load_carried, save_carried
 from luthier.model.encoders import CLASS, first_position, is_encoder
+from luthier.model.products import quicken
 from luthier.model.quantise import is_quantised, leave_file, loading, refuse_in_few_bits, settle
 from luthier.model.score import LanguageModel
 from luthier.model.verify import LoadCheck, choose_layout, context_of
@@ -112,6 +113,7 @@ def wrap(module: torch.nn.Module, tokenizer: Any, device: str, dtype: torch.dtyp
         settle(module, torch.float32)  # the check compares in full precision
     else:
         module.to(device)
+    quicken(module)
     lm, check = choose_layout(module, dtype)
     settle(module, dtype)
     ends = lm.core.generation_config.eos_token_id if lm.core.can_generate() and lm.core.generation_config else None

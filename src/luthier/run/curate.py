@@ -29,7 +29,7 @@ from luthier.run.context import Context
 from luthier.run.curate_given import evaluation_rows, given_for, given_inputs
 from luthier.run.curate_private import no_private, notes_of, private_figures, private_for, source_of
 from luthier.run.curated import figures_of
-from luthier.run.kept import SIDES
+from luthier.run.kept import SIDES, read_kept
 from luthier.run.memo import StageFolder
 from luthier.train import guards as g
 
@@ -83,25 +83,21 @@ def records_of(context: Context, names: Sequence[str], sources: Mapping[str, Dat
     for name in names:
         source, data = context.recipe.data.get(name), sources.get(name)
         if source is not None and data is not None:
-            found += [record_of(example, name, source) for example in in_order(data.train, data.heldout)]
+            found += [record_of(example, name, source) for example in (*data.train, *data.heldout)]
         else:
             made = next(f for f in reversed(context.stages) if f.name == name)
-            found += [record for side in SIDES for record in made_records(made.path / f"{side}.jsonl", name, context)]
+            found += [record for side in SIDES for record in made_records(made.path / f"{side}.jsonl", name)]
     return found
 
 
-def in_order(train: Sequence[Example], heldout: Sequence[Example]) -> list[Example]:
-    """The rows of both sides; curation splits anew."""
-    return [*train, *heldout]
-
-
-def made_records(path: Path, name: str, context: Context) -> list[Record]:
+def made_records(path: Path, name: str) -> list[Record]:
     """A made file's records; answers that best_of kept say of themselves what they are."""
-    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    with open(path, encoding="utf-8") as file:
+        first = next(file, "")
     if '"provenance"' in first or not first:
         return list(read_records(path))
     source = Source(path=str(path), made="machine")
-    return [record_of(example, name, source) for example in context.dataset(name).train]
+    return [record_of(example, name, source) for example in read_kept(path)]
 
 
 def write_curation(folder: Path, made: Curation) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from luthier.base.nouns import Chat, Message
+from luthier.base.rouge import words_of
 from luthier.data.dataset import folded
 from luthier.data.synthesis.documents import shown
 from luthier.data.synthesis.made import Dropped, Made, last_question
 from luthier.data.synthesis.means import Found, Means, no_reply
-from luthier.data.synthesis.novelty import pool_of, rouge_l, words_of
+from luthier.data.synthesis.novelty import likeness, pool_of
 from luthier.data.synthesis.parse import items, one_text
 
 PARAPHRASE = """Write the question below in {count} other ways, as other people would ask it. Change the words and the
@@ -175,7 +176,7 @@ def not_evolved(before: str, after: str) -> str | None:
         return "it repeats what was asked of the model"
     if not re.search(r"[^\W\d_]{3}", after) or len(after.split()) < 3:
         return "it holds no words to speak of"
-    if rouge_l(words_of(before), words_of(after)) > 0.95:
+    if likeness(words_of(before), words_of(after)) > 0.95:
         return "it says the same as before"
     return None
 

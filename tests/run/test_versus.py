@@ -14,11 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evals.server import Answer, says, serving
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import read_json
+from luthier.base.lines import read_lines
 from luthier.base.nouns import Chat, Message, Reply
 from luthier.base.rubric import Rubric
 from luthier.evals.formats import regex_check
 from luthier.run.arena import count_votes
-from luthier.run.asked import read_lines, remembering
+from luthier.run.asked import remembering
 from luthier.run.measures import differences_of, figures_of, measures_of
 from luthier.run.subjects import Asking, Nats, open_subject, open_subjects
 from luthier.run.versus import Asked, compare_answers

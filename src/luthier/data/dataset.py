@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from luthier.base.errors import UserError
 from luthier.base.files import hash_of, hash_path, write_jsonl
-from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
+from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text, last_user
 from luthier.base.source import Source
 from luthier.data.curate.private import Private, private_of
 from luthier.data.formats import PROVENANCE, TEXT, TITLE, convert, detect, renamed
@@ -349,10 +349,6 @@ def prints(example: Example, as_training: bool) -> set[tuple[str, ...]]:
             return {("answer", folded(last_user(prompt)), folded(answer))} if good else set()
         case Choice(context, options, gold):
             return {("answer", folded(context), folded(options[gold]))}
-
-
-def last_user(messages: Sequence[Message]) -> str:
-    return next((message.content for message in reversed(messages) if message.role == "user"), "")
 
 
 def folded(text: str) -> str:

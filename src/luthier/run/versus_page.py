@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from luthier.base.files import write_text
+from luthier.base.nouns import last_user
 from luthier.base.values import marked
 from luthier.evals.intervals import Figure
-from luthier.run.judging import asked_in
 from luthier.run.measures import Measure
 from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
 from luthier.run.report import style, templates
@@ -126,7 +126,7 @@ def item_of(found: Versus, k: int, place: int) -> dict[str, Any]:
     return {
         "number": k + 1,
         "place": place,
-        "prompt": asked_in(chat)[:MOST_CHARACTERS],
+        "prompt": last_user(chat.prompt)[:MOST_CHARACTERS],
         "before": len(chat.prompt) - 1,
         "reference": chat.answer,
         "origin": chat.origin,

@@ -19,7 +19,7 @@ from luthier.base.crosscheck import WRITES_TEXT, stage_name
 from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json, write_text
-from luthier.base.nouns import Chat, Text
+from luthier.base.nouns import Chat, Text, last_user
 from luthier.base.probes import AnswersProbe
 from luthier.base.recipe import Recipe, Sft
 from luthier.base.seeds import seed_for
@@ -36,7 +36,7 @@ from luthier.model.load import Loaded
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
 from luthier.run.methods import sources_of
-from luthier.run.ways_prompts import Prompted, bare, fits_in, framed, question_of, with_examples, with_passages
+from luthier.run.ways_prompts import Prompted, bare, fits_in, framed, with_examples, with_passages
 
 WAYS = ("zero-shot", "few-shot", "rag", "tuned", "tuned+rag")
 """From the simplest to the most work."""
@@ -267,7 +267,7 @@ def answer_way(context: Context, plan: Plan, bench: Bench, way: str, loaded: Loa
     return {
         "way": way,
         "origins": [chat.origin for chat in bench.asked],
-        "questions": [question_of(chat) for chat in bench.asked],
+        "questions": [last_user(chat.prompt) for chat in bench.asked],
         "references": [chat.answer or ", ".join(chat.accept) for chat in bench.asked],
         "answers": said,
         "ended": [a.ended for a in answers],
@@ -314,7 +314,7 @@ def prompter(
 
 def looked_up(asked: Sequence[Chat], found: Sequence[Passage], search: Search, k: int) -> list[list[str]]:
     """The best passages for each question."""
-    best_QK = search([question_of(chat) for chat in asked], k)
+    best_QK = search([last_user(chat.prompt) for chat in asked], k)
     return [[found[i].text for i in row if i >= 0] for row in best_QK.tolist()]
 
 
@@ -336,10 +336,10 @@ def chooser(context: Context, plan: Plan, bench: Bench) -> Callable[[Sequence[Ch
         random = np.random.default_rng(seed_for(context.recipe.seed, "few-shot examples"))
         drawn = random.permutation(len(bench.examples))[: plan.shots].tolist()
         return lambda asked: [[bench.examples[i] for i in drawn] for _ in asked]
-    index = Index.build([question_of(chat) for chat in bench.examples])
+    index = Index.build([last_user(chat.prompt) for chat in bench.examples])
 
     def nearest(asked: Sequence[Chat]) -> list[list[Chat]]:
-        best_QK = index.search([question_of(chat) for chat in asked], plan.shots).index_QK
+        best_QK = index.search([last_user(chat.prompt) for chat in asked], plan.shots).index_QK
         return [[bench.examples[i] for i in row if i >= 0] for row in best_QK.tolist()]
 
     return nearest

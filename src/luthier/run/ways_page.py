@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from luthier.base.spaced import spaced
 from luthier.run.compare_picture import STYLE
 from luthier.run.curve_picture import words
 from luthier.run.pictures import nice_ticks, spread, tick_label
@@ -141,10 +142,5 @@ def spread_out(rights: Sequence[Sequence[int | None]]) -> list[int]:
     """Some questions to show: those first on which the ways part, else any, each half from the whole range."""
     parted = [i for i, row in enumerate(rights) if len(set(row)) > 1]
     rest = [i for i in range(len(rights)) if i not in set(parted)]
-    chosen = thinned(parted, SHOWN - 2)
-    return sorted([*chosen, *thinned(rest, SHOWN - len(chosen))])
-
-
-def thinned(items: Sequence[int], most: int) -> list[int]:
-    """At most so many, evenly spread."""
-    return [items[k * len(items) // min(most, len(items))] for k in range(min(most, len(items)))]
+    chosen = spaced(parted, SHOWN - 2)
+    return sorted([*chosen, *spaced(rest, SHOWN - len(chosen))])

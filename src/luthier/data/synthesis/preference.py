@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.base.nouns import Chat, Pair
+from luthier.base.nouns import Chat, Pair, last_user
 from luthier.data.dataset import folded
 from luthier.data.synthesis.documents import shown
-from luthier.data.synthesis.made import Dropped, Made, last_question
+from luthier.data.synthesis.made import Dropped, Made
 from luthier.data.synthesis.means import Found, Means, no_reply
 from luthier.data.synthesis.parse import grades
 
@@ -71,7 +71,7 @@ def paired(
     number: int, chat: Chat, answers: Sequence[str], rated: Sequence[tuple[float, str]], problem: str, means: Means
 ) -> Made | Dropped:
     """The pair of one prompt, or why there is none."""
-    about = f'"{shown(last_question(chat))}"'
+    about = f'"{shown(last_user(chat.prompt))}"'
     if len(rated) < 2:
         why = problem or ("all answers are the same" if len(answers) < 2 else "fewer than two answers were graded")
         return Dropped(chat.origin, f"{about}: {why}")

@@ -195,6 +195,11 @@ def kind_name(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def folded(text: str) -> str:
-    """Lower case, words only, one blank between them."""
+def case_folded(text: str) -> str:
+    """Lower case, one blank where there were blanks and line ends: what people type twice is equal."""
+    return " ".join(text.casefold().split())
+
+
+def words_only(text: str) -> str:
+    """Lower case, without marks, one blank between the words."""
     return " ".join(re.findall(r"\w+", text.casefold()))

@@ -100,7 +100,7 @@ def numbers_in(words: frozenset[str]) -> set[str]:
 def other_things(a: str, b: str) -> bool:
     """Whether two texts, alike as they may be, speak of different things: each has a number, or a name, that stands
     nowhere in the other."""
-    return bool(marked(a) - folded_words(b)) and bool(marked(b) - folded_words(a))
+    return bool(marked(a) - words_in(b)) and bool(marked(b) - words_in(a))
 
 
 def marked(text: str) -> set[str]:
@@ -114,5 +114,5 @@ def marked(text: str) -> set[str]:
     return found
 
 
-def folded_words(text: str) -> set[str]:
+def words_in(text: str) -> set[str]:
     return {word.casefold() for word in WORD.findall(text)}

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from luthier.base.nouns import Chat, Message, last_user
 from luthier.base.rouge import words_of
-from luthier.data.dataset import folded
 from luthier.data.synthesis.documents import shown
 from luthier.data.synthesis.made import Dropped, Made
 from luthier.data.synthesis.means import Found, Means, no_reply
 from luthier.data.synthesis.novelty import likeness, pool_of
 from luthier.data.synthesis.parse import items, one_text
+from luthier.data.text import case_folded
 
 PARAPHRASE = """Write the question below in {count} other ways, as other people would ask it. Change the words and the
 order, keep the meaning, and keep every name and number as it is.
@@ -72,16 +72,16 @@ def paraphrase(chats: Sequence[Chat], means: Means) -> Found:
         if (why := no_reply(reply, whole=False)) is not None:
             found.append(Dropped(chat.origin, why))
             continue
-        seen = {folded(question)}
+        seen = {case_folded(question)}
         for wording in items(reply.text)[:count]:
-            if folded(wording) in seen:
+            if case_folded(wording) in seen:
                 found.append(Dropped(chat.origin, f'"{shown(wording)}": it is the same wording'))
             elif not means.same(question, wording):
                 found.append(
                     Dropped(chat.origin, f'"{shown(wording)}": it does not ask the same as "{shown(question)}"')
                 )
             else:
-                seen.add(folded(wording))
+                seen.add(case_folded(wording))
                 found.append(Made(asked_so(chat, wording), number, f"paraphrase by {means.writer}"))
         if len(seen) == 1 and not items(reply.text):
             found.append(Dropped(chat.origin, f'no wording can be read in the reply: "{shown(reply.text)}"'))
@@ -161,11 +161,11 @@ def evolve(chats: Sequence[Chat], means: Means) -> Found:
     for (number, way), reply in zip(asked, means.ask(prompts), strict=True):
         chat, task = chats[number], one_text(reply.text)
         why = no_reply(reply) or not_evolved(last_user(chat.prompt), task)
-        why = why or ("it was made before" if folded(task) in seen else None)
+        why = why or ("it was made before" if case_folded(task) in seen else None)
         if why is not None:
             found.append(Dropped(chat.origin, f'"{shown(task)}": {why}' if task else why))
         else:
-            seen.add(folded(task))
+            seen.add(case_folded(task))
             evolved.append((task, number, f"{chat.origin} ({way})"))
     return found + replied(evolved, means, "instruction evolved")
 

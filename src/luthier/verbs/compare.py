@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from luthier.base.errors import RunError
-from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
+from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, finish, read, screen
 from luthier.verbs.versus import compare_answers, compare_arena
 from luthier.verbs.ways import ways
 
@@ -62,8 +61,7 @@ def compare_methods(
         sweep = sweep_of(rates, replay)
         made = compare_methods(loaded, recipe, chosen(methods), rates_of(rate or ()), stage, (display,), sweep)
     comparison(made, console)
-    if made.failed:
-        raise RunError(f"{', '.join(made.failed)} failed (see above); the same command tries again, and only that.")
+    finish(made.failed)
 
 
 comparing.command("ways")(ways)

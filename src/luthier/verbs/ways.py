@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from luthier.base.errors import RunError
-from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
+from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, finish, read, say, screen
 
 
 def ways(
@@ -48,11 +47,7 @@ def ways(
     with RunDisplay(console) as display:
         asked = compare_ways(loaded, recipe, plan, (display,))
     show(asked.made, console)
-    for file in ("ways.html", "ways.svg", "ways.json"):
-        print(asked.folder / file)
-    if asked.made["failed"]:
-        failed = ", ".join(asked.made["failed"])
-        raise RunError(f"{failed} failed (see above); the same command tries again, and only that.")
+    finish(asked.made["failed"], *(asked.folder / file for file in ("ways.html", "ways.svg", "ways.json")))
 
 
 def show(made: Any, console: Any) -> None:
@@ -69,8 +64,7 @@ def show(made: Any, console: Any) -> None:
         shown.add_row(*map(Text, row), style="bold" if row[0] == made["chosen"] else "")
     console.print()
     console.print(shown, width=max(console.width, 130) if not console.is_terminal else None)
-    for number, line in enumerate(made["said"]):
-        console.print(Text(line, style="bold" if number == 0 else ""), soft_wrap=True)
+    say(made["said"], console)
     console.print()
     for line in notes(made):
         console.print(Text(line, style="dim"), soft_wrap=True)

@@ -6,7 +6,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Literal, NamedTuple
 
 from luthier.base.nouns import Rejected, Row
@@ -187,6 +187,19 @@ def row_of(value: Any, origin: str) -> Row:
     if not isinstance(value, dict):
         raise ValueError(f"{kind_name(value)}, where an object {{...}} is needed")
     return Row(value, origin)
+
+
+def plain(value: Any, of_bytes: Callable[[bytes], str]) -> Any:
+    """A value of some library in JSON's types; NaN, a table's other way to say nothing, becomes None."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner, of_bytes) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner, of_bytes) for inner in value]
+    if isinstance(value, bytes):
+        return of_bytes(value)
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def kind_name(value: Any) -> str:

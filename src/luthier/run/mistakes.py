@@ -21,7 +21,7 @@ from luthier.evals.mistakes import Facts, How, judge, prepare
 from luthier.evals.retrieval import Index
 from luthier.generate import Sampling
 from luthier.model.load import Loaded
-from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
+from luthier.run.context import Context, ModelRef, probe_prompts, renderer_of
 
 NEAREST = 3
 """Training rows shown beside a mistake."""
@@ -64,10 +64,7 @@ def facts_of(chat: Chat, answer: str, ended: bool | None, column: str) -> Facts:
 
 def measure_mistakes(context: Context, probe: MistakesProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """Every answer with its findings."""
-    data = context.dataset(probe.data)
-    asked = asked_prompts(data.train + data.heldout)[: probe.limit]
-    if not asked:
-        raise UserError(f"evaluate: data.{probe.data} holds no conversations.")
+    asked = probe_prompts(context, probe.data, probe.limit)
     how = judging_of(probe.judging, context.recipe, context.root)
     rows = []
     for draw in range(probe.samples):

@@ -196,8 +196,3 @@ def nearest_rows(recipe: Recipe, root: Path, queries: Sequence[str], k: int = NE
         ]
         for indices, scores in zip(found.index_QK, found.score_QK, strict=True)
     ]
-
-
-def categories_of_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The categories of an answer as it stands in mistakes/<probe>.jsonl."""
-    return tuple(dict.fromkeys(f["category"] for f in row["findings"]))

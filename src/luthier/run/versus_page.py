@@ -16,6 +16,7 @@ from luthier.base.files import write_text
 from luthier.base.nouns import last_user
 from luthier.base.values import marked
 from luthier.evals.intervals import Figure
+from luthier.run.judged_words import bout_lines, judge_lines
 from luthier.run.measures import Measure
 from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
 from luthier.run.report import style, templates
@@ -23,10 +24,8 @@ from luthier.run.versus import Versus
 from luthier.run.versus_words import (
     arena_lines,
     arena_table,
-    bout_lines,
     correction,
     difference_rows,
-    judge_lines,
     plain,
     said,
 )

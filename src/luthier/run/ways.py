@@ -21,6 +21,7 @@ from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json, write_text
 from luthier.base.nouns import Chat, Text, last_user
 from luthier.base.probes import AnswersProbe
+from luthier.base.reads import names_read
 from luthier.base.recipe import Recipe, Sft
 from luthier.base.seeds import seed_for
 from luthier.base.source import Source
@@ -35,7 +36,6 @@ from luthier.model.embed import load_embedder
 from luthier.model.load import Loaded
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
-from luthier.run.methods import sources_of
 from luthier.run.ways_prompts import Prompted, bare, fits_in, framed, with_examples, with_passages
 
 WAYS = ("zero-shot", "few-shot", "rag", "tuned", "tuned+rag")
@@ -129,7 +129,7 @@ def examples_of(recipe: Recipe, index: int) -> str:
     for stage in reversed(recipe.stages[: index + 1]):
         if isinstance(stage, Sft):
             return stage.data if isinstance(stage.data, str) else next(iter(stage.data))
-    return next((name for name in sorted(sources_of(recipe.stages[index])) if name in recipe.data), "")
+    return next((name for name in sorted(names_read(recipe.stages[index])) if name in recipe.data), "")
 
 
 def documents_of(recipe: Recipe, wanted: str | None) -> tuple[Source | None, str]:
@@ -141,7 +141,7 @@ def documents_of(recipe: Recipe, wanted: str | None) -> tuple[Source | None, str
         return Source(path=str(Path(wanted).resolve()), format="text", heldout=0), "" if Path(wanted).exists() else (
             f"--documents {wanted}: no source under data, and no path.{did_you_mean(wanted, recipe.data)}"
         )
-    read = [name for s in recipe.stages if s.kind == "pretrain" for name in sorted(sources_of(s))]
+    read = [name for s in recipe.stages if s.kind == "pretrain" for name in sorted(names_read(s))]
     read += [name for name, source in recipe.data.items() if source.format == "text"]
     if read and read[0] in recipe.data:
         return recipe.data[read[0]], ""

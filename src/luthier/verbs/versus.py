@@ -94,7 +94,8 @@ def show_comparison(found: Versus, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from luthier.run.versus_words import arena_lines, arena_table, bout_lines, correction, judge_lines, said, table
+    from luthier.run.judged_words import bout_lines, judge_lines
+    from luthier.run.versus_words import arena_lines, arena_table, correction, said, table
 
     headings, rows = table(found)
     shown = Table(title=f"{len(found.chats):,} questions of {found.questions}", title_justify="left")

@@ -41,11 +41,11 @@ def test_a_stage_that_is_made_anew_says_what_has_changed_and_what_stays(tmp_path
 
 
 def test_what_may_decide_a_result_is_in_the_hash_of_the_code():
-    """A page is not; a file that decides is, though another of the same name does not: run/arena.py counts votes that
-    were given, evals/arena.py says how."""
-    pages = ("cli.py", "verbs/data.py", "run/report.py", "run/report_charts.py", "run/versus_page.py", "run/asked.py")
-    assert not any(map(decides, pages))
-    rules = ("evals/arena.py", "run/judging.py", "run/judged.py", "run/curate.py", "nouns.py")
+    """A page is not; a file that decides is, though another of the same name does not: run/against/arena.py counts
+    votes that were given, evals/arena.py says how."""
+    pages = ("cli.py", "verbs/data.py", "run/report.py", "run/report_charts.py", "run/asked.py")
+    assert not any(map(decides, (*pages, "run/against/versus_page.py", "run/against/ask_ways.py")))
+    rules = ("evals/arena.py", "run/judging.py", "run/judged.py", "run/curate.py", "run/against/ways.py")
     assert all(map(decides, rules))
     root = Path(luthier.__file__).parent
     files = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]

@@ -30,9 +30,8 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensor
 READERS = (
     *("cli.py", "console.py", "doctor.py", "verbs/*", "evals/forecast.py"),
     *("run/story.py", "run/verdict.py", "run/report*.py", "run/*_page.py", "run/added.py", "run/trackers.py"),
-    *("run/pictures.py", "run/drawing.py", "run/*_picture.py", "run/tradeoff.py", "run/asked.py", "run/ask_*.py"),
-    *("run/compare.py", "run/methods.py", "run/sweep.py", "run/versus*.py", "run/measures.py", "run/arena.py"),
-    "run/ways_words.py",
+    *("run/pictures.py", "run/drawing.py", "run/*_picture.py", "run/tradeoff.py", "run/asked.py", "run/*ask_*.py"),
+    *(f"run/against/{name}.py" for name in ("compare", "methods", "sweep", "versus*", "measures", "arena", "*_words")),
 )
 """Files that decide no stage's result: they write recipes, remember replies, or read what a run has told."""
 

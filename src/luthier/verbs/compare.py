@@ -53,8 +53,8 @@ def compare_methods(
     """One stage of a recipe through several methods: a table and a picture of quality, forgetting and cost."""
     loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
     from luthier.console import RunDisplay, comparison
-    from luthier.run.compare import chosen, compare_methods, rates_of
-    from luthier.run.sweep import sweep_of
+    from luthier.run.against.compare import chosen, compare_methods, rates_of
+    from luthier.run.against.sweep import sweep_of
 
     console = screen()
     with RunDisplay(console) as display:

@@ -31,8 +31,8 @@ def ways(
     loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
     from luthier.base.errors import UserError, did_you_mean
     from luthier.console import RunDisplay
-    from luthier.run.ask_ways import compare_ways
-    from luthier.run.ways import plan_ways
+    from luthier.run.against.ask_ways import compare_ways
+    from luthier.run.against.ways import plan_ways
 
     if examples not in ("nearest", "fixed"):
         raise UserError(
@@ -55,7 +55,7 @@ def show(made: Any, console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from luthier.run.ways_page import HEADINGS, notes, table
+    from luthier.run.against.ways_page import HEADINGS, notes, table
 
     shown = Table(title="prompt, retrieve or tune", title_justify="left")
     for number, heading in enumerate(HEADINGS):

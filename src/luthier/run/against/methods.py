@@ -21,7 +21,7 @@ from luthier.base.reads import names_read
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.tuning import Lora, Training
 from luthier.model.quantise import require_bitsandbytes
-from luthier.run.sweep import Sweep, replayed, variant_of, variants, varied
+from luthier.run.against.sweep import Sweep, replayed, variant_of, variants, varied
 
 Settings = dict[str, Any]
 

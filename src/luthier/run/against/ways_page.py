@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.base.spaced import spaced
+from luthier.run.against.ways_words import TUNED, dollars, points, signed
 from luthier.run.drawing import Plot, words
 from luthier.run.pictures import nice_ticks, spread
-from luthier.run.ways_words import TUNED, dollars, points, signed
 
 WIDE, TALL = 860, 420
 LEFT, RIGHT, TOP, BOTTOM = 66, 150, 84, 62

@@ -8,7 +8,7 @@ from html import escape
 
 from luthier.evals.arena import Arena
 from luthier.evals.intervals import Figure
-from luthier.run.compare_picture import EDGE
+from luthier.run.against.compare_picture import EDGE
 from luthier.run.drawing import svg
 from luthier.run.pictures import nice_ticks, tick_label
 

@@ -10,8 +10,8 @@ from luthier.evals.intervals import Figure
 from luthier.run.judged_words import percent
 
 if TYPE_CHECKING:  # an arena's words need no torch
-    from luthier.run.measures import Difference, Measure
-    from luthier.run.versus import Versus
+    from luthier.run.against.measures import Difference, Measure
+    from luthier.run.against.versus import Versus
 
 BOUND = {None: "", "never lost": "≥ ", "never won": "≤ "}
 """Before a strength that votes do not bound on one side."""

@@ -34,9 +34,9 @@ from luthier.evals.wording import token_f1
 from luthier.generate import Sampling
 from luthier.model.embed import load_embedder
 from luthier.model.load import Loaded
+from luthier.run.against.ways_prompts import Prompted, bare, fits_in, framed, with_examples, with_passages
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
-from luthier.run.ways_prompts import Prompted, bare, fits_in, framed, with_examples, with_passages
 
 WAYS = ("zero-shot", "few-shot", "rag", "tuned", "tuned+rag")
 """From the simplest to the most work."""

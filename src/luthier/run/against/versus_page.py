@@ -16,12 +16,9 @@ from luthier.base.files import write_text
 from luthier.base.nouns import last_user
 from luthier.base.values import marked
 from luthier.evals.intervals import Figure
-from luthier.run.judged_words import bout_lines, judge_lines
-from luthier.run.measures import Measure
-from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
-from luthier.run.report import style, templates
-from luthier.run.versus import Versus
-from luthier.run.versus_words import (
+from luthier.run.against.measures import Measure
+from luthier.run.against.versus import Versus
+from luthier.run.against.versus_words import (
     arena_lines,
     arena_table,
     correction,
@@ -29,6 +26,9 @@ from luthier.run.versus_words import (
     plain,
     said,
 )
+from luthier.run.judged_words import bout_lines, judge_lines
+from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
+from luthier.run.report import style, templates
 
 COLOURS = ("--blue", "--gold", "--green", "--plum", "--red", "--grey")
 MOST_ITEMS, MOST_CHARACTERS = 300, 4000
@@ -37,7 +37,7 @@ MOST_ITEMS, MOST_CHARACTERS = 300, 4000
 def write_page(found: Versus) -> Path:
     """Writes compare.html beside compare.json, and returns its path."""
     jinja = templates()
-    page = jinja.get_template("versus.html.j2").render(style=style(jinja), **page_of(found))
+    page = jinja.get_template("against/versus.html.j2").render(style=style(jinja), **page_of(found))
     file = found.folder / "compare.html"
     write_text(file, page)
     return file

@@ -26,10 +26,10 @@ from luthier.evals.formats import Check
 from luthier.evals.intervals import Figure
 from luthier.evals.judge import Duel, Judged, rated
 from luthier.evals.judge import judge as judge_duels
+from luthier.run.against.measures import Difference, Measure, differences_of, figures_of, measures_of
 from luthier.run.asked import Progress, remembering
 from luthier.run.context import asked_prompts, chats
 from luthier.run.judging import Decide, Judging, judge_answers, read_votes
-from luthier.run.measures import Difference, Measure, differences_of, figures_of, measures_of
 from luthier.run.memo import code_hash
 from luthier.run.subjects import Asking, Nats, Subject, open_subject, open_subjects, run_folder, slug
 

@@ -21,6 +21,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mistakes import FRESH, PRETRAIN
+
 from luthier.base.config import load_recipe
 from luthier.base.files import read_json, write_jsonl, write_text
 from luthier.data.records import read_records
@@ -36,22 +38,14 @@ Row = dict[str, Any]
 RECIPE = """\
 name: curation
 seed: {seed}
-base:
-  fresh: {{layers: 4, width: 128, heads: 2, vocab: 800, context: 256}}
+base: {fresh}
 data:
   corpus: {{path: corpus.jsonl, format: text, heldout: 0.02}}
   mixed: {{path: mixed.jsonl, format: messages, heldout: 0, max_rejected: 0.2}}
   some: {{path: some.jsonl, format: messages, heldout: 0, max_rejected: 0.2}}
   asked: {{path: asked.jsonl, format: messages, heldout: 0}}
 stages:
-  - kind: pretrain
-    data: corpus
-    epochs: 1
-    batch_tokens: 2560
-    optimizer: muon
-    learning_rate: 1.2e-2
-    weight_decay: 0.2
-  - {{kind: curate, name: chosen, data: mixed, keep: {keep}, heldout: 0, support: corpus, against: [asked]}}
+{pretrain}  - {{kind: curate, name: chosen, data: mixed, keep: {keep}, heldout: 0, support: corpus, against: [asked]}}
   - {{kind: sft, name: all, init: pretrain, data: mixed, {how}}}
   - {{kind: sft, name: random, init: pretrain, data: some, {how}}}
   - {{kind: sft, name: curated, init: pretrain, data: chosen, {how}}}
@@ -115,7 +109,7 @@ def one_seed(out: Path, seed: int, keep: int, small: bool) -> tuple[Path, dict[s
     write_jsonl(folder / "asked.jsonl", [item.row() for items in heldout.values() for item in items[:WORDINGS]])
     recipe = folder / "recipe-curation.yaml"
     how = HOW.replace("epochs: 4", "epochs: 0.5") if small else HOW
-    write_text(recipe, RECIPE.format(seed=seed, keep=keep, how=how))
+    write_text(recipe, RECIPE.format(seed=seed, keep=keep, how=how, fresh=FRESH, pretrain=PRETRAIN))
     changes = [f"name=curation-{seed}", f"out={json.dumps(str(out))}", "samples=0"]
     run = run_recipe(load_recipe(recipe, changes), recipe)
     return run, {f"mixed.jsonl:{n + 1}": row["label"] for n, row in enumerate(rows)}

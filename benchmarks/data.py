@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import resource
 import sys
@@ -23,6 +22,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from panels import BLUE, GREEN, GREY, RED, Line, Panel, picture
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 PEER_MOST, CHOSEN_MOST, MEASURED = 30_000, 100_000, 5_000
@@ -178,61 +179,20 @@ def measure(sizes: Sequence[int], peer: bool) -> dict[str, dict[str, float]]:
     return found
 
 
-LEFT, TOP, WIDTH, HEIGHT, APART = 64, 44, 270, 170, 90
-STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#444}.t{font-weight:600;fill:#222}.g{stroke:#ddd}"
-    ".l{fill:none;stroke-width:2}@media(prefers-color-scheme:dark){text{fill:#bbb}.t{fill:#eee}.g{stroke:#444}}"
-)
-BLUE, RED, GREY, GREEN = "#2b6cb0", "#c05621", "#888888", "#2f855a"
-
-
-def picture(found: dict[str, dict[str, float]]) -> str:
+def drawing(found: dict[str, dict[str, float]]) -> str:
     """Two panels over the number of rows, both axes logarithmic: seconds, and peak memory."""
-    sizes = [int(size) for size in found]
 
-    def line(name: str, unit: float = 1.0) -> list[tuple[int, float]]:
-        return [(int(size), row[name] / unit) for size, row in found.items() if name in row]
+    def line(label: str, colour: str, name: str, unit: float = 1.0) -> Line:
+        return Line(label, colour, [(int(size), row[name] / unit) for size, row in found.items() if name in row])
 
     seconds = [
-        ("near duplicates", BLUE, line("seconds")),
-        ("the same by datasketch", GREY, line("peer_seconds")),
-        ("vectors", GREEN, line("vectors_s")),
-        ("choosing 1,000", RED, line("choose_s")),
+        line("near duplicates", BLUE, "seconds"),
+        line("the same by datasketch", GREY, "peer_seconds"),
+        line("vectors", GREEN, "vectors_s"),
+        line("choosing 1,000", RED, "choose_s"),
     ]
-    memory = [
-        ("all of it", BLUE, line("peak_bytes", 1e9)),
-        ("the rows", GREY, line("rows_bytes", 1e9)),
-    ]
-    panels = [("seconds", seconds), ("peak memory, GB", memory)]
-    wide = LEFT + 2 * WIDTH + APART + 20
-    body = "".join(panel(LEFT + k * (WIDTH + APART), sizes, title, lines) for k, (title, lines) in enumerate(panels))
-    size = f'viewBox="0 0 {wide} {TOP + HEIGHT + 80}" width="{wide}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><style>{STYLE}</style>{body}</svg>\n'
-
-
-def panel(left: int, sizes: list[int], title: str, lines: list[Any]) -> str:
-    """One chart."""
-    lines = [line for line in lines if line[2]]
-    values = [value for _, _, points in lines for _, value in points]
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    span = max(1e-9, math.log(sizes[-1] / sizes[0]))
-    x = lambda size: left + WIDTH * math.log(size / sizes[0]) / span  # noqa: E731
-    y = lambda value: TOP + HEIGHT * (1 - (math.log10(value) - low) / max(1, high - low))  # noqa: E731
-    parts = [f'<text class="t" x="{left - 34}" y="{TOP - 24}">{title}</text>']
-    for power in range(low, high + 1):
-        at = y(10.0**power)
-        parts.append(f'<line class="g" x1="{left}" x2="{left + WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
-    for size in sizes:
-        said = f"{size // 1_000_000} M" if size >= 1_000_000 else f"{size // 1000} k"
-        parts.append(f'<text x="{x(size):.1f}" y="{TOP + HEIGHT + 18}" text-anchor="middle">{said}</text>')
-    for k, (label, colour, points) in enumerate(lines):
-        drawn = " ".join(f"{x(size):.1f},{y(value):.1f}" for size, value in points)
-        parts.append(f'<polyline class="l" stroke="{colour}" points="{drawn}"/>')
-        parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3" fill="{colour}"/>' for s, v in points]
-        at = f'x="{left - 30 + 150 * (k % 2)}" y="{TOP + HEIGHT + 42 + 18 * (k // 2)}"'
-        parts.append(f'<text {at} style="fill:{colour}">— {label}</text>')
-    return "".join(parts)
+    memory = [line("all of it", BLUE, "peak_bytes", 1e9), line("the rows", GREY, "rows_bytes", 1e9)]
+    return picture([int(size) for size in found], [Panel("seconds", seconds), Panel("peak memory, GB", memory)])
 
 
 def main() -> None:
@@ -268,7 +228,7 @@ def main() -> None:
         if "peer_seconds" in row:
             print(f"{int(size):,} rows: {row['peer_seconds'] / row['seconds']:.1f} times as fast as datasketch")
     if options.draw:
-        options.draw.write_text(picture(found))
+        options.draw.write_text(drawing(found))
     if options.json:
         print(json.dumps(found))
 

@@ -23,6 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from panels import BLUE, GREY, RED, Line, Panel, picture
+
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
 ROUNDS = 5
 STEP_TOKENS, PREPARED_STEPS, TRAINED_STEPS = 4096, 40, 4
@@ -210,61 +212,22 @@ def spread(found: dict[str, dict[str, float]], name: str) -> float:
     return max(abs(value / middle - 1) for value in values)
 
 
-LEFT, TOP, WIDTH, HEIGHT, APART = 64, 44, 250, 150, 96
-STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#444}.t{font-weight:600;fill:#222}.g{stroke:#ddd}"
-    ".l{fill:none;stroke-width:2}@media(prefers-color-scheme:dark){text{fill:#bbb}.t{fill:#eee}.g{stroke:#444}}"
-)
-
-
-def picture(found: dict[str, dict[str, float]]) -> str:
-    """Two panels over the number of examples: tokens/s, and peak memory."""
+def drawing(found: dict[str, dict[str, float]]) -> str:
+    """Two panels over the number of examples: tokens/s as a share of that at the smallest, and peak memory."""
     sizes = [int(size) for size in found]
-    panels = [
-        ("tokens a processor second, of that at 1 k", 1.5, "", [
-            ("preparing batches", "#2b6cb0", relative(found, "prepare_cpu")),
-            ("training a tiny Llama", "#c05621", relative(found, "train_cpu")),
-        ]),
-        ("peak memory, GB", max(row["held_bytes"] for row in found.values()) / 1e9 * 1.1, "", [
-            ("streamed", "#2b6cb0", [row["peak_bytes"] / 1e9 for row in found.values()]),
-            ("rows held in memory", "#888888", [row["held_bytes"] / 1e9 for row in found.values()]),
-        ]),
-    ]  # fmt: skip
-    wide = LEFT + 2 * WIDTH + APART + 20
-    body = "".join(panel(LEFT + k * (WIDTH + APART), sizes, *rest) for k, rest in enumerate(panels))
-    size = f'viewBox="0 0 {wide} {TOP + HEIGHT + 60}" width="{wide}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><style>{STYLE}</style>{body}</svg>\n'
 
+    def line(label: str, colour: str, name: str, unit: float) -> Line:
+        values = [row[name] / unit for row in found.values()]
+        return Line(label, colour, list(zip(sizes, values, strict=True)))
 
-def relative(found: dict[str, dict[str, float]], name: str) -> list[float]:
-    """A figure by size, as a share of that of the smallest."""
-    values = [row[name] for row in found.values()]
-    return [value / values[0] for value in values]
-
-
-def panel(left: int, sizes: list[int], title: str, most: float, unit: str, lines: list[Any]) -> str:
-    """One chart: sizes on a logarithmic axis, values from 0 to `most`."""
-    import math
-
-    span = math.log(sizes[-1] / sizes[0])
-    x = lambda size: left + WIDTH * math.log(size / sizes[0]) / span  # noqa: E731
-    y = lambda value: TOP + HEIGHT * (1 - value / most)  # noqa: E731
-    parts = [f'<text class="t" x="{left - 34}" y="{TOP - 24}">{title}</text>']
-    for k in range(4):
-        value = most * k / 3
-        parts.append(f'<line class="g" x1="{left}" x2="{left + WIDTH}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.1f}{unit}</text>')
-    for size in sizes:
-        text = f'y="{TOP + HEIGHT + 18}" text-anchor="middle">{size // 1000} k</text>'
-        parts.append(f'<text x="{x(size):.1f}" {text}')
-    for k, (label, colour, values) in enumerate(lines):
-        points = " ".join(f"{x(size):.1f},{y(value):.1f}" for size, value in zip(sizes, values, strict=True))
-        parts.append(f'<polyline class="l" stroke="{colour}" points="{points}"/>')
-        dots = zip(sizes, values, strict=True)
-        parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3" fill="{colour}"/>' for s, v in dots]
-        at = f'x="{left - 30 + 150 * k}" y="{TOP + HEIGHT + 42}"'
-        parts.append(f'<text {at} style="fill:{colour}">— {label}</text>')
-    return "".join(parts)
+    first, most = found[str(sizes[0])], max(row["held_bytes"] for row in found.values())
+    speed = [
+        line("preparing batches", BLUE, "prepare_cpu", first["prepare_cpu"]),
+        line("training a tiny Llama", RED, "train_cpu", first["train_cpu"]),
+    ]
+    memory = [line("streamed", BLUE, "peak_bytes", 1e9), line("rows held in memory", GREY, "held_bytes", 1e9)]
+    title = "tokens a processor second, of that at 1 k"
+    return picture(sizes, [Panel(title, speed, most=1.5), Panel("peak memory, GB", memory, most=most / 1e9 * 1.1)])
 
 
 def main() -> None:
@@ -294,7 +257,7 @@ def main() -> None:
         cells = " | ".join(f"{row[name] / unit:,.0f}" for row in found.values())
         print(f"| {label} | {cells} | ±{spread(found, name):.0%} |")
     if options.draw:
-        options.draw.write_text(picture(found))
+        options.draw.write_text(drawing(found))
     flat = {name: spread(found, name) for name in ("prepare_cpu", "train_cpu", "peak_bytes")}
     print(f"{time.monotonic() - began:.0f} s; tokens a row {found['1000']['tokens_a_row']:.0f}", file=sys.stderr)
     if options.json:

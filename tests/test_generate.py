@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from architectures import FOREST, ROWS, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
-from luthier.generate import Sampling, choose, sample
+from luthier.generate import Sampling, Stops, choose, sample
 from luthier.model.score import score
 from luthier.model.verify import choose_layout, context_of
 from luthier.tokens.pack import forest
@@ -143,3 +143,42 @@ def test_no_row_grows_beyond_the_context(kind):
         assert list(one.ids) == theirs[0, len(prompt) :].tolist()
     with pytest.raises(UserError, match=f"a prompt of {context} tokens leaves no room"):
         sample(lm, [list(range(3, 9)), [5] * context], Sampling(4), [], decode)
+
+
+PIECES = [bytes([byte]) for byte in "é\n 🎸".encode()] + [b"a", b"b", b"ab", " é".encode(), b" ", b"\n\n", b"b a"]
+"""Tokens: bytes of letters that have several, and runs of letters."""
+
+
+def text_of(ids):
+    """As byte-level and sentence-piece tokenizers together: what is no whole letter, and no blank at the beginning."""
+    return b"".join(PIECES[id % len(PIECES)] for id in ids).decode(errors="replace").removeprefix(" ")
+
+
+rows_of_pieces = st.lists(st.integers(0, len(PIECES) - 1), min_size=1, max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows_of_pieces, st.lists(st.sampled_from(["é", "🎸", " a", "ab", "aab", "\n\n", "é🎸é", "b a b"]), min_size=1))
+def test_a_stop_is_met_at_the_token_that_completes_it(ids, strings):
+    """Its end in the last token, its beginning anywhere, be it the row's own: the row's whole text, read after each
+    token, finds it at the same one."""
+    stops = Stops(tuple(strings), text_of)
+    for n in range(1, len(ids) + 1):
+        met = any(string in text_of(ids[:n]) for string in strings)
+        assert stops.met(ids[max(0, n - stops.reach) : n]) == met
+        if met:
+            break
+
+
+@pytest.mark.parametrize("kind", ["llama", "gptj"])
+def test_rows_stop_at_strings_of_many_bytes_at_their_beginning_and_never_at_longer_ones(kind):
+    lm, _ = choose_layout(tiny(kind))
+    how = Sampling(max_new_tokens=20, seed=3)
+    whole = sample(lm, PROMPTS[:2], how, [], text_of, samples=4)
+    texts = [one.text for group in whole for one in group]
+    first = [text_of(one.ids[:2]) for group in whole for one in group]  # what a row begins with
+    for stops in (["é", "🎸", "ab"], [max(texts, key=len) + "x" * 99], first[:1]):
+        cut = [one for group in sample(lm, PROMPTS[:2], how, [], text_of, samples=4, stops=stops) for one in group]
+        for one, full in zip(cut, (one for group in whole for one in group), strict=True):
+            ends = (n for n in range(1, 21) if any(stop in text_of(full.ids[:n]) for stop in stops))
+            assert one.ids == full.ids[: next(ends, 20)]

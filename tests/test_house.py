@@ -25,6 +25,8 @@ FLOORS = {
 }  # fmt: skip
 FRONT = {"cli", "verbs", "console", "doctor", "quiet", "__main__"}
 """Files of the top floor that are one room."""
+INNER = {"run.against"}
+"""Rooms inside a room: they import the rest of it, which does not import them."""
 WITHOUT_TORCH = {"base", "data", "world", "cli", "verbs", "console", "doctor", "quiet"}
 """Rooms that import neither torch nor transformers at the top of a file: `luthier check` and `--help` are quick."""
 HEAVY = {"torch", "transformers", "peft"}
@@ -107,6 +109,9 @@ def test_imports_run_down_the_floors(file):
             other = other if other in FLOORS else "__init__"  # from luthier import __version__
             if other != room and FLOORS[other] >= FLOORS[room]:
                 wrong.append(f"{name_of(file)}:{line}: {name} is no lower floor; take it as an argument")
+            inner = next((inner for inner in INNER if name.startswith(f"luthier.{inner}.")), None)
+            if inner is not None and other == room and not name_of(file).startswith(f"{inner.replace('.', '/')}/"):
+                wrong.append(f"{name_of(file)}:{line}: {name} is a room inside this one; nothing here may need it")
     assert not wrong, "\n".join(wrong)
 
 

@@ -23,7 +23,7 @@ from luthier.base.nouns import Message
 from luthier.run.judged_words import judges_in, warning
 
 if TYPE_CHECKING:
-    from luthier.run.compare import Comparison
+    from luthier.run.against.compare import Comparison
 
 PLAIN_EVERY_S = 10.0
 """Least time between two progress lines of a stage when there is no terminal."""
@@ -371,7 +371,7 @@ def converse(answer: Callable[[Sequence[Message]], str], console: Console) -> No
 
 def comparison(made: Comparison, console: Console) -> None:
     """The table of a comparison, what is missing in it, and where it stands."""
-    from luthier.run.compare import table, told
+    from luthier.run.against.compare import table, told
 
     headings, cells = table(made)
     shown = Table(title=f"{made.stage}, method by method", title_justify="left")

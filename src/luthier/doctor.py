@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import luthier
+from luthier.base.workers import cores
 
 BROKEN, NOTE, FINE = 0, 1, 2
 """Grades: must be mended before luthier works; worth knowing; as it should be."""
@@ -121,14 +122,9 @@ def processor() -> Finding:
     flags = set(re.findall(r"\w+", found[1] if (found := re.search(r"flags\s*:\s*(.*)", text)) else ""))
     known = {"avx2": "avx2", "avx512f": "avx512", "avx512_bf16": "avx512_bf16", "amx_bf16": "amx"}
     has = ", ".join(label for flag, label in known.items() if flag in flags) or "no vector features known"
-    cores = usable_cores()
+    usable = cores()
     name = model[1] if model else platform.processor() or platform.machine()
-    return Finding(FINE, "processor", f"{name}, {cores} core{'' if cores == 1 else 's'}, {has}")
-
-
-def usable_cores() -> int:
-    """Cores this process may run on (a container may have fewer than the machine)."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return Finding(FINE, "processor", f"{name}, {usable} core{'' if usable == 1 else 's'}, {has}")
 
 
 def memory() -> Finding:

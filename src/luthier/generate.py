@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,16 +44,22 @@ class Sampling:
     seed: int = 0
 
 
-class Stops(NamedTuple):
+@dataclass(frozen=True)
+class Stops:
     """Strings at which a row ends; they stay in its text."""
 
     strings: tuple[str, ...] = ()
     decode: Callable[[Sequence[int]], str] = lambda ids: ""
 
+    @cached_property
+    def reach(self) -> int:
+        """How many tokens back to look: a string of n bytes lies in the last n tokens (that have a text), and the one
+        before them takes what decoding does to a beginning: a blank that is left out."""
+        return max((len(string.encode()) for string in self.strings), default=0) + 1
+
     def met(self, ids: Sequence[int]) -> bool:
-        """Whether the last of some tokens completed a string: one of n bytes lies in the last n tokens."""
-        longest = max(len(string.encode()) for string in self.strings)
-        tail = self.decode(ids[-longest - 1 :])
+        """Whether a string stands in the last `reach` of a row's tokens."""
+        tail = self.decode(ids[-self.reach :])
         return any(string in tail for string in self.strings)
 
 
@@ -66,7 +73,7 @@ class Rows:
         samples: int,
         how: Sampling,
         lm: LanguageModel,
-        stops: Stops = Stops(),  # noqa: B008  # immutable
+        stops: Stops = Stops(),  # immutable
     ) -> None:
         self.how, self.prompts, self.samples, self.stops = how, prompts, samples, stops
         self.first_row, n, device = first_row, len(prompts) * samples, lm.device
@@ -120,12 +127,11 @@ class Rows:
         if penalised:
             self.seen[torch.arange(len(self.alive), device=self.alive.device), drawn.token_N] = True
         if self.stops.strings:
-            longest = max(len(string.encode()) for string in self.stops.strings) + 1
-            tails = self.ids[
-                rows[:, None], (at[:, None] - torch.arange(longest - 1, -1, -1, device=at.device)).clamp(min=0)
-            ]
+            reach = self.stops.reach
+            back = torch.arange(reach - 1, -1, -1, device=at.device)
+            tails = self.ids[rows[:, None], (at[:, None] - back).clamp(min=0)]
             for r, n, tail in zip(rows.tolist(), at.tolist(), tails.tolist(), strict=True):
-                self.halted[r] = self.stops.met(tail[max(0, longest - n - 1) :])
+                self.halted[r] = self.stops.met(tail[max(0, reach - n - 1) :])
         return drawn.token_N
 
     def unfinished(self) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.base.endings import broken_off, finished
 from luthier.base.nouns import Chat, Choice, Labelled, Message, Pair, Text
-from luthier.data.curate.parts import parts_of
+from luthier.data.curate.parts import asked, parts_of, told
 from luthier.data.curate.quality import compression, flaws, on_topic_frac, quality, scores_of
 from luthier.data.curate.readability import readability, syllables
 
@@ -39,6 +39,22 @@ def test_what_an_example_is_made_of():
     assert parts_of(Pair(talk, "good", "bad", "x", meta={"source": "P."})).passage == "P."
     assert parts_of(Labelled(talk, "well", False, "x"))[:2] == ("When?", "well")
     assert parts_of(Choice("2 + 2 =", ("3", "4"), 1, "x"))[:2] == ("2 + 2 =", "4")
+
+
+def test_what_rows_are_compared_by():
+    """The question alone, and all that is told: without the system message, with both answers of a pair."""
+    turns = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("user", "When?")]
+    talk = tuple(Message(*turn) for turn in turns)
+    rows = {
+        Chat((*talk, Message("assistant", "At 5.")), "x"): ("When?", "Hi\nHello\nWhen?\nAt 5."),
+        Chat(talk, "x"): ("When?", "Hi\nHello\nWhen?"),
+        Pair(talk, "good", "bad", "x"): ("When?", "Hi\nHello\nWhen?\ngood\nbad"),
+        Labelled(talk, "well", False, "x"): ("When?", "Hi\nHello\nWhen?\nwell"),
+        Choice("2 + 2 =", ("3", "4"), 1, "x"): ("2 + 2 =", "2 + 2 =\n3\n4"),
+        Text("\n# A book\nIt was night.\n", "x"): ("# A book", "\n# A book\nIt was night.\n"),
+        Chat((Message("assistant", "Nobody asked."),), "x"): ("", "Nobody asked."),
+    }
+    assert {row: (asked(row), told(row)) for row in rows} == rows
 
 
 # Counted in a dictionary.

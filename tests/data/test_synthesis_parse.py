@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.synthesis.novelty import Pool, lcs, pool_of, rouge_l, words_of
+from luthier.base.rouge import words_of
+from luthier.data.synthesis.novelty import Pool, likeness, pool_of
 from luthier.data.synthesis.parse import grade, grades, items, objects, one_text
 
 KEYS = ("question", "answer", "quote")
@@ -133,37 +134,10 @@ def test_one_text(text, said):
     assert one_text(text) == said
 
 
-tokens = st.lists(st.sampled_from(list("abcdef")), max_size=90)
-
-
-def table_lcs(a, b):
-    """The textbook's table."""
-    row = [0] * (len(b) + 1)
-    for x in a:
-        before = row
-        row = [0]
-        for j, y in enumerate(b):
-            row.append(before[j] + 1 if x == y else max(before[j + 1], row[-1]))
-    return row[-1]
-
-
-@given(tokens, tokens)
-@settings(deadline=None)
-def test_the_longest_common_subsequence_is_the_tables(a, b):
-    assert lcs(a, b) == table_lcs(a, b)
-
-
-@given(words, words)
-@settings(max_examples=60, deadline=None)
-def test_rouge_l_is_the_librarys(a, b):
-    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
-    assert rouge_l(words_of(a), words_of(b)) == pytest.approx(scorer.score(a, b)["rougeL"].fmeasure)
-
-
 @given(st.lists(words, min_size=1, max_size=12), words, st.floats(0.1, 0.9))
 @settings(max_examples=60, deadline=None)
 def test_a_pool_finds_what_comparing_all_finds(texts, asked, least):
-    best = max(rouge_l(words_of(asked), words_of(text)) for text in texts)
+    best = max(likeness(words_of(asked), words_of(text)) for text in texts)
     found, text = pool_of(texts).nearest(asked, least)
     assert found == (best if best >= least else 0)
     assert (text in texts) == (best >= least)

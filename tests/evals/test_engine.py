@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from architectures import tiny
+from luthier.base.lines import read_lines
 from luthier.evals.completions import Completion, before_stop, complete
 from luthier.evals.engine import Answers, Request, Watch, batches, loglikelihoods
 from luthier.generate import Sampling, sample
@@ -90,7 +89,7 @@ def test_what_is_known_is_not_asked_again(tmp_path):
     assert planned[-1].requests == 1
     assert [one.greedy for one in again] == [one.greedy for one in first[: len(asked)]]
     assert [one.logp for one in again] == pytest.approx([one.logp for one in first[: len(asked)]], abs=1e-5)
-    assert len([json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]) == len(asked)
+    assert len(read_lines(tmp_path / "answers.jsonl")) == len(asked)
     loglikelihoods(lm, asked, Answers(tmp_path / "answers.jsonl"), watch)
     assert planned[-1].requests == 0
 

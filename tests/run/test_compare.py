@@ -12,9 +12,9 @@ from luthier.base.config import load_recipe
 from luthier.base.crosscheck import crosscheck
 from luthier.base.errors import UserError
 from luthier.base.files import read_json
-from luthier.run import compare, methods
-from luthier.run.compare import chosen, compare_methods, rates_of
-from luthier.run.methods import METHODS, plan_methods
+from luthier.run.against import compare, methods
+from luthier.run.against.compare import chosen, compare_methods, rates_of
+from luthier.run.against.methods import METHODS, plan_methods
 from run.small import small_world
 
 SFT = "{kind: sft, data: questions, steps: 3, batch_tokens: 512, learning_rate: 1e-3, optimizer: muon}"

@@ -18,7 +18,7 @@ from luthier.base.files import read_json
 from luthier.base.rubric import Rubric
 from luthier.base.rubric_file import rubric_of
 from luthier.console import closing
-from luthier.run.arena import count_votes
+from luthier.run.against.arena import count_votes
 from luthier.run.judged_words import is_simulated
 from luthier.run.report import write_report
 from run.small import RECIPE, run_small, small_world, write_rows

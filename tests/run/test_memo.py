@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
+from pathlib import Path
+
+import luthier
 from luthier.base.events import read_events
-from luthier.run.memo import StageFolder, stage_folder
+from luthier.run.memo import READERS, StageFolder, decides, stage_folder
 
 
 def stage(run, seed=0, settings=None, data="one") -> StageFolder:
@@ -34,3 +38,15 @@ def test_a_stage_that_is_made_anew_says_what_has_changed_and_what_stays(tmp_path
     assert told(stage(tmp_path, seed=1, settings={"epochs": 2}, data="other"))[0].startswith(
         f"sft is made anew: not the seed or threads of {both.path.name}"
     )
+
+
+def test_what_may_decide_a_result_is_in_the_hash_of_the_code():
+    """A page is not; a file that decides is, though another of the same name does not: run/against/arena.py counts
+    votes that were given, evals/arena.py says how."""
+    pages = ("cli.py", "verbs/data.py", "run/report.py", "run/report_charts.py", "run/asked.py")
+    assert not any(map(decides, (*pages, "run/against/versus_page.py", "run/against/ask_ways.py")))
+    rules = ("evals/arena.py", "run/judging.py", "run/judged.py", "run/curate.py", "run/against/ways.py")
+    assert all(map(decides, rules))
+    root = Path(luthier.__file__).parent
+    files = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]
+    assert [reader for reader in READERS if not fnmatch.filter(files, reader)] == []  # every pattern names a file

@@ -39,7 +39,8 @@ from luthier.run.pictures import (
     tick_label,
 )
 from luthier.run.report import write_report
-from luthier.run.story import percent, read_run, verdict
+from luthier.run.story import percent, read_run
+from luthier.run.verdict import verdict
 
 
 class Page(HTMLParser):

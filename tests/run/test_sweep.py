@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from luthier.base.config import load_recipe
 from luthier.base.errors import UserError
-from luthier.run.compare import compare_methods
-from luthier.run.methods import plan_methods
-from luthier.run.sweep import Sweep, Variant, best, sweep_of, variant_of
+from luthier.run.against.compare import compare_methods
+from luthier.run.against.methods import plan_methods
+from luthier.run.against.sweep import Sweep, Variant, best, sweep_of, variant_of
 from run.small import small_world
 
 SFT = "{kind: sft, data: questions, steps: 3, batch_tokens: 512, learning_rate: 1e-3}"

@@ -14,16 +14,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evals.server import Answer, says, serving
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import read_json
+from luthier.base.lines import read_lines
 from luthier.base.nouns import Chat, Message, Reply
 from luthier.base.rubric import Rubric
 from luthier.evals.formats import regex_check
-from luthier.run.arena import count_votes
-from luthier.run.asked import read_lines, remembering
-from luthier.run.measures import differences_of, figures_of, measures_of
+from luthier.run.against.arena import count_votes
+from luthier.run.against.measures import differences_of, figures_of, measures_of
+from luthier.run.against.versus import Asked, compare_answers
+from luthier.run.against.versus_page import pieces_of, write_page
+from luthier.run.against.versus_words import said, table
+from luthier.run.asked import remembering
+from luthier.run.judged_words import bout_lines, judge_lines
 from luthier.run.subjects import Asking, Nats, open_subject, open_subjects
-from luthier.run.versus import Asked, compare_answers
-from luthier.run.versus_page import pieces_of, write_page
-from luthier.run.versus_words import bout_lines, judge_lines, said, table
 from luthier.tokens.render import Renderer
 from run.small import colour, run_small, small_world, stage_folders, write_rows
 

@@ -19,12 +19,12 @@ from luthier.base.recipe import Fresh
 from luthier.evals.intervals import paired_bootstrap
 from luthier.model.embed import load_embedder
 from luthier.model.load import fresh_model, save_model
-from luthier.run import ways
-from luthier.run.ask_ways import compare_ways
+from luthier.run.against import ways
+from luthier.run.against.ask_ways import compare_ways
+from luthier.run.against.ways import WAYS, plan_ways
+from luthier.run.against.ways_prompts import bare, with_examples, with_passages
+from luthier.run.against.ways_words import break_even, dollars, weigh
 from luthier.run.upto import reached
-from luthier.run.ways import WAYS, plan_ways
-from luthier.run.ways_prompts import bare, with_examples, with_passages
-from luthier.run.ways_words import break_even, dollars, weigh
 from luthier.tokens.tokenizer import train_encoder_tokenizer
 from run.small import small_world
 

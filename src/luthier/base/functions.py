@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from luthier.base.errors import RunError, UserError, did_you_mean
-from luthier.base.files import hash_of
+from luthier.base.files import hash_of, hash_path
 from luthier.base.nouns import Message, Rater
 
 SHOWN_CHARACTERS = 80
@@ -73,8 +73,7 @@ def load_rater(spec: str, relative_to: Path) -> Rater:
         try:
             score = function(messages, answer)
         except (Exception, SystemExit) as error:
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            said = f"raised {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
+            said = raised(error)
             raise RunError(f"rater {spec} {said}, {asked}. Mend it, then run the same command again.") from error
         try:
             number = float(score)
@@ -86,6 +85,22 @@ def load_rater(spec: str, relative_to: Path) -> Rater:
         return number
 
     return rate
+
+
+def raised(error: BaseException) -> str:
+    """'raised KeyError: 'x' (rater.py:17)': an exception of a user's function, and where it came from."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raised {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
+
+
+def program_hash(spec: str, relative_to: Path) -> str:
+    """Hash of the file that the program `spec` (path/file.py:name, module:name) stands in: an edited one is another."""
+    where = spec.rpartition(":")[0]
+    if where.endswith(".py"):
+        return hash_path(resolve_path(relative_to, where))
+    module = importlib.util.find_spec(where)
+    origin = Path(module.origin) if module is not None and module.origin else None
+    return hash_path(origin) if origin is not None and origin.is_file() else hash_of(spec)
 
 
 def module_named(name: str) -> ModuleType:

@@ -32,6 +32,11 @@ class Message:
     content: str
 
 
+def last_user(messages: Sequence[Message]) -> str:
+    """What the user said last; "" where none did."""
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A document to pretrain on, or to measure loss on."""

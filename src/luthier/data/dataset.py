@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from luthier.base.errors import UserError
 from luthier.base.files import hash_of, hash_path, write_jsonl
-from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text
+from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Row, Text, last_user
 from luthier.base.source import Source
 from luthier.data.curate.private import Private, private_of
 from luthier.data.formats import PROVENANCE, TEXT, TITLE, convert, detect, renamed
@@ -30,7 +30,7 @@ from luthier.data.opening import (
     wanted_of,
 )
 from luthier.data.sources import origin_of
-from luthier.data.text import PLAIN, Read, Wanted
+from luthier.data.text import PLAIN, Read, Wanted, case_folded
 from luthier.data.unfold import UNFOLD, unfolded
 
 if TYPE_CHECKING:
@@ -336,28 +336,19 @@ def prints(example: Example, as_training: bool) -> set[tuple[str, ...]]:
     """What an example is recognised by. A trained conversation also gives away its prompt."""
     match example:
         case Text(text):
-            return {("text", folded(text))}
+            return {("text", case_folded(text))}
         case Chat(messages):
-            whole = ("prompt", *(folded(m.content) for m in example.prompt if m.role != "system"))
+            whole = ("prompt", *(case_folded(m.content) for m in example.prompt if m.role != "system"))
             if example.answer is None:
                 return {whole}
-            answered = ("answer", folded(last_user(messages)), folded(example.answer))
+            answered = ("answer", case_folded(last_user(messages)), case_folded(example.answer))
             return {answered, whole} if as_training else {answered}
         case Pair(prompt, chosen):
-            return {("answer", folded(last_user(prompt)), folded(chosen))}
+            return {("answer", case_folded(last_user(prompt)), case_folded(chosen))}
         case Labelled(prompt, answer, good):
-            return {("answer", folded(last_user(prompt)), folded(answer))} if good else set()
+            return {("answer", case_folded(last_user(prompt)), case_folded(answer))} if good else set()
         case Choice(context, options, gold):
-            return {("answer", folded(context), folded(options[gold]))}
-
-
-def last_user(messages: Sequence[Message]) -> str:
-    return next((message.content for message in reversed(messages) if message.role == "user"), "")
-
-
-def folded(text: str) -> str:
-    """Lower case, one blank between words."""
-    return " ".join(text.casefold().split())
+            return {("answer", case_folded(context), case_folded(options[gold]))}
 
 
 def kinds_of(rejected: Iterable[Rejected]) -> Kinds:

@@ -193,12 +193,17 @@ def to_alpaca(row: Row, reading: Reading) -> Chat:
 def to_prompt_completion(row: Row, reading: Reading) -> Chat:
     """A row without a completion is a prompt alone. Either may be a list of messages."""
     fields, column = row.fields, first_of(row.fields, COMPLETION)
+    alone = column not in fields
+    messages = prompt_of(fields, ["prompt"], reading) if alone else completed(fields, column, reading)
+    return chat(row, checked(messages, "prompt"), {"prompt", column}, reading)
+
+
+def completed(fields: Fields, column: str, reading: Reading) -> tuple[Message, ...]:
+    """The prompt and what follows it: a string, or a list of messages."""
     messages = prompt_of(fields, ["prompt"], reading)
     if isinstance(fields.get(column), list):
-        messages += messages_of(fields[column], column, reading)
-    elif column in fields:
-        messages += (Message("assistant", string(fields, [column], reading)),)
-    return chat(row, checked(messages, "prompt"), {"prompt", column}, reading)
+        return messages + messages_of(fields[column], column, reading)
+    return (*messages, Message("assistant", string(fields, [column], reading)))
 
 
 def prompt_of(fields: Fields, names: Sequence[str], reading: Reading) -> tuple[Message, ...]:
@@ -265,11 +270,7 @@ def to_pair(row: Row, reading: Reading) -> Pair:
 def to_labelled(row: Row, reading: Reading) -> Labelled:
     """One answer, as a string or as messages, and whether it is good."""
     fields, column = row.fields, first_of(row.fields, COMPLETION)
-    messages = prompt_of(fields, ["prompt"], reading)
-    if isinstance(fields.get(column), list):
-        messages += messages_of(fields[column], column, reading)
-    else:
-        messages += (Message("assistant", string(fields, [column], reading)),)
+    messages = completed(fields, column, reading)
     if checked(messages, "prompt")[-1].role != "assistant":
         raise Unusable(f"{column}: ends with a {messages[-1].role} turn. The answer that is labelled must come last")
     good = label_of(value_of(fields, ["label"], reading)[1])

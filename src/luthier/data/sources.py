@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.nouns import Rejected, Row
@@ -37,6 +37,7 @@ from luthier.data.text import (
     kind_name,
     lines_of,
     parse_json,
+    plain,
     row_of,
     too_long,
     whole,
@@ -220,24 +221,16 @@ def parquet_rows(handle: IO[bytes], origin: str, wanted: Wanted) -> Iterator[Rea
             # Python's datetime has no nanoseconds, and pyarrow would refuse the file for one.
             columns = [c.cast(pyarrow.string()) if pyarrow.types.is_timestamp(c.type) else c for c in batch.columns]
             for record in pyarrow.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist():
-                yield Row({str(key): plain(value) for key, value in record.items()}, f"{origin}[{index}]")
+                yield Row(plain(record, as_text_of), f"{origin}[{index}]")
                 index += 1
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{origin}: not a readable Parquet file: {said}. Write it again.") from error
 
 
-def plain(value: Any) -> Any:
-    """The value in JSON's types; NaN, Parquet's other way to say nothing, becomes None."""
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    return value if value is None or isinstance(value, str | int) else str(value)
+def as_text_of(value: bytes) -> str:
+    """A column of bytes as text, whatever they are."""
+    return value.decode("utf-8", "backslashreplace")
 
 
 def archive_rows(handle: IO[bytes], origin: str, wanted: Wanted) -> Iterator[Read]:

@@ -6,7 +6,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, Literal, NamedTuple
 
 from luthier.base.nouns import Rejected, Row
@@ -189,12 +189,30 @@ def row_of(value: Any, origin: str) -> Row:
     return Row(value, origin)
 
 
+def plain(value: Any, of_bytes: Callable[[bytes], str]) -> Any:
+    """A value of some library in JSON's types; NaN, a table's other way to say nothing, becomes None."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner, of_bytes) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner, of_bytes) for inner in value]
+    if isinstance(value, bytes):
+        return of_bytes(value)
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
 def kind_name(value: Any) -> str:
     """JSON's word for a value's type, with its article."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def folded(text: str) -> str:
-    """Lower case, words only, one blank between them."""
+def case_folded(text: str) -> str:
+    """Lower case, one blank where there were blanks and line ends: what people type twice is equal."""
+    return " ".join(text.casefold().split())
+
+
+def words_only(text: str) -> str:
+    """Lower case, without marks, one blank between the words."""
     return " ".join(re.findall(r"\w+", text.casefold()))

@@ -186,6 +186,11 @@ def chosen(benchmark: Benchmark, limit: float | None) -> dict[str, list[int]]:
     return {name: sorted(order(name)[:count]) for name, count in counts.items()}
 
 
+def chosen_of(benchmarks: Sequence[Benchmark], limit: float | None) -> dict[str, list[int]]:
+    """The items of all benchmarks' tasks, by task: what `chosen` takes of each."""
+    return only(benchmarks, {task: some for one in benchmarks for task, some in chosen(one, limit).items()})
+
+
 def only(benchmarks: Sequence[Benchmark], items: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """Takes all other rows from our own tasks, and returns the numbers that the items have then: lm-eval reads every
     row of a task several times to find the few that are asked. Other tasks stay as they are; they may show their rows

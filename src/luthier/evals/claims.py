@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from luthier.base.stems import STOP
 from luthier.base.values import contains
+from luthier.data.text import words_only
 from luthier.evals.languages import NAMES
 from luthier.evals.support import stems
-from luthier.evals.values import folded, values, written
+from luthier.evals.values import values, written
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -42,9 +43,9 @@ def value_instead(answer: str, accept: Sequence[str], prompt: str) -> tuple[int,
     last name or word that the question did not have. An empty span: nowhere to point at."""
     asked = {w.lower() for w in _WORD.findall(prompt)} | STOP
     if any(value.kind in ("number", "date") for text in accept for value in values(text)):
-        given = {folded(value.text) for value in values(prompt)}
+        given = {words_only(value.text) for value in values(prompt)}
         for value in values(answer):
-            if value.kind in ("number", "date") and folded(value.text) not in given:
+            if value.kind in ("number", "date") and words_only(value.text) not in given:
                 return value.start, value.start + len(value.text)
     fresh = [w for w in _WORD.finditer(answer) if w[0].lower() not in asked]
     return (fresh[-1].start(), fresh[-1].end()) if fresh else (0, 0)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from luthier.base.nouns import Ask, Message
 from luthier.base.values import contains
-from luthier.evals.values import folded, same, values
+from luthier.data.text import words_only
+from luthier.evals.values import same, values
 
 
 class Agreement(NamedTuple):
@@ -47,13 +48,13 @@ def says_the_same(a: str, b: str, given_a: frozenset[str], given_b: frozenset[st
     """Whether two answers give the same known values; where neither gives any, whether their words are about equal."""
     if given_a or given_b:
         return given_a == given_b
-    return folded(a) == folded(b) or token_f1(a, b) >= threshold
+    return words_only(a) == words_only(b) or token_f1(a, b) >= threshold
 
 
 def token_f1(a: str, b: str) -> float:
     """Harmonic mean of the shares of words that two texts have in common, as SQuAD counts it (without its list of
     articles). Rajpurkar et al. 2016. Two texts without words are equal."""
-    ours, theirs = Counter(folded(a).split()), Counter(folded(b).split())
+    ours, theirs = Counter(words_only(a).split()), Counter(words_only(b).split())
     common = (ours & theirs).total()
     if not ours and not theirs:
         return 1.0
@@ -75,8 +76,8 @@ def paraphrase(ask: Ask, questions: Sequence[str], count: int) -> list[list[str]
         kept: dict[str, str] = {}
         for line in reply.text.splitlines() if reply.error is None else ():
             wording = re.sub(r"^\s*(?:\d+[.)]|[-*•])\s*", "", line).strip().strip('"“”')
-            if folded(wording) != folded(question) and is_paraphrase(question, wording):
-                kept.setdefault(folded(wording), wording)
+            if words_only(wording) != words_only(question) and is_paraphrase(question, wording):
+                kept.setdefault(words_only(wording), wording)
         found.append(list(kept.values())[:count])
     return found
 
@@ -87,10 +88,10 @@ def is_paraphrase(question: str, wording: str) -> bool:
     there, here = values(question), values(wording)
     kept = all(any(same(v, w) or in_text(v.text, wording) for w in here) or in_text(v.text, wording) for v in there)
     added = [w for w in here if not any(same(w, v) for v in there) and not in_text(w.text, question)]
-    words, before = len(folded(wording).split()), len(folded(question).split())
+    words, before = len(words_only(wording).split()), len(words_only(question).split())
     return kept and not added and 2 <= words <= 3 * before + 5
 
 
 def in_text(value: str, text: str) -> bool:
     """Whether a value stands in a text word for word, in any case."""
-    return f" {folded(value)} " in f" {folded(text)} "
+    return f" {words_only(value)} " in f" {words_only(text)} "

@@ -8,7 +8,6 @@ disk as it is done, by a hash of the request: a killed evaluation goes on, and t
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise, repeat
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from luthier.base.files import disk_errors
+from luthier.base.lines import add_lines, read_lines
 from luthier.model.score import LanguageModel, score_and_top, sequence_sums
 from luthier.tokens.pack import in_trie_order, scored_forest, shared_lengths
 
@@ -67,27 +66,14 @@ class Answers:
     known: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path is None or not self.path.exists():
-            return
-        whole = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # killed while it wrote this one
-                key, value = json.loads(line)
-                self.known[key], whole = value, whole + len(line)
-        if whole < self.path.stat().st_size:
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
+        if self.path is not None:
+            self.known |= {key: row["answer"] for key, row in read_lines(self.path).items()}
 
     def add(self, found: Mapping[str, Any]) -> None:
         """Keeps some answers; they are on disk when this returns. Raises RunError where they cannot be written."""
         self.known.update(found)
         if self.path is not None:
-            with disk_errors(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a") as file:
-                    file.write("".join(json.dumps([key, value]) + "\n" for key, value in found.items()))
+            add_lines(self.path, {key: {"answer": value} for key, value in found.items()})
 
 
 class Watch(NamedTuple):

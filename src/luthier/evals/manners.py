@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from luthier.base.repetition import repeat
 from luthier.base.sentences import sentences
-from luthier.evals.values import folded
+from luthier.data.text import words_only
 
 Follows = Callable[[str], bool]
 """Whether a text has the format that was asked for."""
@@ -61,7 +61,7 @@ def goes_on(question: str, answer: str) -> bool:
     text = MINE.sub("", answer, count=1)
     if TURN.search(text) or re.match(r"\s*[,;:)\]]", text):
         return True
-    asked, said = folded(question), folded(text)
+    asked, said = words_only(question), words_only(text)
     if len(asked.split()) >= 3 and f"{said} ".startswith(f"{asked} "):
         return True
     parts = sentences(text)
@@ -77,5 +77,5 @@ def goes_on(question: str, answer: str) -> bool:
 
 def overlap(a: str, b: str) -> float:
     """Share of b's words that a has too."""
-    ours, theirs = set(folded(a).split()), folded(b).split()
+    ours, theirs = set(words_only(a).split()), words_only(b).split()
     return sum(word in ours for word in theirs) / len(theirs) if theirs else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,11 +90,9 @@ def masked_losses(lm: LanguageModel, rows: Sequence[Hidden], batch_tokens: int =
     return np.array(nats), np.array([float(len(row.at)) for row in rows])
 
 
-def pseudo_losses(
-    lm: LanguageModel, rows: Sequence[Tokens], mask: int, progress: Callable[[int], None] = lambda rows: None
-) -> tuple[np.ndarray, np.ndarray]:
+def pseudo_losses(lm: LanguageModel, rows: Sequence[Tokens], mask: int) -> tuple[np.ndarray, np.ndarray]:
     """−PLL of each row, Σ_t −log p(w_t | all others) in nats, and its number of tokens. exp of the quotient of their
-    sums is the pseudo-perplexity. Salazar et al. 2020, eqs. 1 and 3. `progress` hears how many rows are done."""
+    sums is the pseudo-perplexity. Salazar et al. 2020, eqs. 1 and 3."""
     nats: list[float] = []
     counts = [int(np.count_nonzero(row.weights)) for row in rows]
     for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -103,7 +101,6 @@ def pseudo_losses(
         each, _ = masked_losses(lm, copies)
         ends = np.cumsum(counts[start : start + ROWS_AT_ONCE])
         nats += [float(part.sum()) for part in np.split(each, ends[:-1])]
-        progress(start + len(here))
     return np.array(nats), np.array(counts, dtype=np.float64)
 
 

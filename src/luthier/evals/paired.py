@@ -42,7 +42,13 @@ def resampled(stats_NF: np.ndarray, seed: int, resamples: int) -> np.ndarray:
 
 def figure_of(stats_NF: np.ndarray, score: Score, seed: int, resamples: int = 2000) -> Figure:
     """The score and its percentile bootstrap interval over items. Efron 1979. Raises ValueError without items."""
-    return _figure(stats_NF, score, score, seed, resamples)
+    if not len(stats_NF):
+        raise ValueError("a figure needs at least one item")
+    value = score(stats_NF.sum(axis=0))
+    found = np.array([score(sums) for sums in resampled(stats_NF, seed, resamples)])
+    found = found[np.isfinite(found)]
+    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (value, value)
+    return Figure(value, min(float(low), value), max(float(high), value), len(stats_NF))
 
 
 def difference(a_NF: np.ndarray, b_NF: np.ndarray, score: Score, seed: int, resamples: int = 2000) -> Figure:
@@ -51,19 +57,8 @@ def difference(a_NF: np.ndarray, b_NF: np.ndarray, score: Score, seed: int, resa
     if len(a_NF) != len(b_NF):
         raise ValueError(f"{len(a_NF)} and {len(b_NF)} items are no pairs")
     width = a_NF.shape[1]
-    return _figure(
-        np.concatenate([a_NF, b_NF], axis=1), lambda s: score(s[width:]) - score(s[:width]), score, seed, resamples
-    )
-
-
-def _figure(stats_NF: np.ndarray, of: Score, score: Score, seed: int, resamples: int) -> Figure:
-    if not len(stats_NF):
-        raise ValueError("a figure needs at least one item")
-    value = of(stats_NF.sum(axis=0))
-    found = np.array([of(sums) for sums in resampled(stats_NF, seed, resamples)])
-    found = found[np.isfinite(found)]
-    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (value, value)
-    return Figure(value, min(float(low), value), max(float(high), value), len(stats_NF))
+    both_NF = np.concatenate([a_NF, b_NF], axis=1)
+    return figure_of(both_NF, lambda s: score(s[width:]) - score(s[:width]), seed, resamples)
 
 
 def chance(a_NF: np.ndarray, b_NF: np.ndarray, score: Score, seed: int, rounds: int = 4000) -> float:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from luthier.base.nouns import Ask, Message
 from luthier.base.sentences import sentences
 from luthier.base.stems import POSSESSIVE, STARTERS, content_words
+from luthier.data.text import words_only
 from luthier.evals.refusals import declines
-from luthier.evals.values import TITLES, Value, folded, mentions, same, values
+from luthier.evals.values import TITLES, Value, mentions, same, values
 
 LEAST_SHARE = 0.6
 """Share of a claim's content words that one place of the source must hold."""
@@ -77,7 +78,7 @@ def claims(answer: str) -> list[str]:
 
 def stems(text: str, without: Sequence[Value] = ()) -> dict[str, str]:
     """Content words by their stem, as they are written; values' own words are left out."""
-    return content_words(text, {word for value in without for word in folded(value.text).split()})
+    return content_words(text, {word for value in without for word in words_only(value.text).split()})
 
 
 class Place(NamedTuple):
@@ -180,7 +181,7 @@ def judged(
 
     nowhere = [value for value in said if not any(same_in(value, place) for place in there)]
     if missing := [value.text for value in nowhere if value.kind != "name" or value.text not in asked]:
-        told = frozenset(folded(" ".join([*asked, *(place.text for place in there)])).split())
+        told = frozenset(words_only(" ".join([*asked, *(place.text for place in there)])).split())
         sure = any(value.kind != "name" or strange(value.text, told) for value in nowhere if value.text in missing)
         return lost(missing, f"{listed(missing)} {is_are(missing)} not in the source", absent=sure)
     if missing := [v.text for v in [*hard, *others] if not any(same_in(v, p) for p in near) and v.text not in asked]:
@@ -203,7 +204,9 @@ def judged(
 
 def strange(name: str, told: Collection[str]) -> bool:
     """Whether a name has a word that is not told anywhere; "Mayor of Paris" where Paris has a mayor has none."""
-    words = [word for word in folded(POSSESSIVE.sub("", name)).split() if word not in TITLES and word not in STARTERS]
+    words = [
+        word for word in words_only(POSSESSIVE.sub("", name)).split() if word not in TITLES and word not in STARTERS
+    ]
     return any(word not in told and word.removesuffix("s") not in told for word in words)
 
 
@@ -232,7 +235,7 @@ def same_in(value: Value, place: Place) -> bool:
     if value.kind == "name":
         return mentions(place.text, value.text)
     if value.kind == "quote":
-        return f" {folded(value.text)} " in f" {folded(place.text)} "
+        return f" {words_only(value.text)} " in f" {words_only(place.text)} "
     return any(same(value, given) for given in place.values)
 
 

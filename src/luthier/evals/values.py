@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from luthier.base.sentences import ABBREVIATED
 from luthier.base.stems import POSSESSIVE, STARTERS
-from luthier.data.text import folded
+from luthier.data.text import words_only
 
 Kind = Literal["number", "date", "name", "quote"]
 
@@ -219,7 +219,7 @@ def same(said: Value, given: Value) -> bool:
         ours, theirs = (said.size, given.size) if alone else (said.amount, given.amount)
         near = 0.05 * abs(theirs) if said.about else 1e-9 * max(1.0, abs(theirs))
         return (alone or said.dimension == given.dimension) and abs(ours - theirs) <= near
-    return said.kind == given.kind and folded(said.text) == folded(given.text)
+    return said.kind == given.kind and words_only(said.text) == words_only(given.text)
 
 
 def written(value: Value) -> str:
@@ -236,5 +236,5 @@ def written(value: Value) -> str:
 
 def mentions(text: str, name: str) -> bool:
     """Whether a text holds a name's words in their order, whatever its capitals; titles such as Dr do not matter."""
-    words = [word for word in folded(name).split() if word not in TITLES]
-    return not words or f" {' '.join(words)} " in f" {folded(POSSESSIVE.sub('', text))} "
+    words = [word for word in words_only(name).split() if word not in TITLES]
+    return not words or f" {' '.join(words)} " in f" {words_only(POSSESSIVE.sub('', text))} "

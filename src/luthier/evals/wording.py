@@ -14,11 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from luthier.base import rouge
 from luthier.base.errors import UserError
-
-WORDS = re.compile(r"[^\W_]+")
-"""What ROUGE counts: letters and digits. On ASCII text this is what rouge-score cuts, in other scripts it drops
-them."""
 
 
 def squad_normal(text: str) -> str:
@@ -41,32 +38,13 @@ def token_f1(text: str, golds: Sequence[str]) -> float:
 def _f1(ours: Sequence[str], theirs: Sequence[str]) -> float:
     if not ours or not theirs:
         return float(list(ours) == list(theirs))
-    return harmonic((Counter(ours) & Counter(theirs)).total(), len(ours), len(theirs))
-
-
-def harmonic(shared: int, ours: int, theirs: int) -> float:
-    """2PR/(P + R) with P = shared/ours and R = shared/theirs, which is 2·shared/(ours + theirs)."""
-    return 2 * shared / (ours + theirs) if ours + theirs else 0.0
+    shared = (Counter(ours) & Counter(theirs)).total()
+    return 2 * shared / (len(ours) + len(theirs))  # 2PR/(P + R) with P = shared/ours and R = shared/theirs
 
 
 def rouge_l(text: str, reference: str) -> float:
     """F1 of the longest common subsequence of words, without stemming. Lin 2004, §3.1."""
-    ours, theirs = WORDS.findall(text.lower()), WORDS.findall(reference.lower())
-    return harmonic(longest_common(ours, theirs), len(ours), len(theirs))
-
-
-def longest_common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a whole row of the table at a time: the bits of one whole number.
-    Hyyrö 2004, eq. 3: V ← (V + (V & M)) | (V & ~M)."""
-    places: dict[str, int] = {}
-    for at, word in enumerate(a):
-        places[word] = places.get(word, 0) | 1 << at
-    everywhere = (1 << len(a)) - 1
-    row = everywhere
-    for word in b:
-        here = row & places.get(word, 0)
-        row = (row + here | row - here) & everywhere
-    return len(a) - row.bit_count()
+    return rouge.rouge_l(rouge.words_of(text), rouge.words_of(reference))
 
 
 class CorpusScore(NamedTuple):

@@ -71,10 +71,7 @@ def states(lm: LanguageModel, batch: Batch, at: Tensor, seq: Tensor) -> Tensor:
                     use_cache=False,
                 )
             return out.last_hidden_state[0].index_select(0, at + virtual.embedded)
-        rows = [batch.ids_T[path] for path in paths(batch)]
-        # Padding stands on the right, after everything a causal model's real tokens can see.
-        ids_NL = pad_sequence(rows, batch_first=True)
-        mask_NL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        ids_NL, mask_NL = padded(batch)
         out = backbone(input_ids=ids_NL, attention_mask=mask_NL, use_cache=False)
         return out.last_hidden_state[seq, batch.pos_T[at]]
 
@@ -90,11 +87,16 @@ def both_sides(lm: LanguageModel, encoder: Encoder, batch: Batch, at: Tensor, se
                     attention_mask=torch.ones_like(batch.ids_T)[None],
                 )
             return out.last_hidden_state[0].index_select(0, at)
-        rows = [batch.ids_T[path] for path in paths(batch)]
-        ids_NL = pad_sequence(rows, batch_first=True)
-        mask_NL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        ids_NL, mask_NL = padded(batch)
         out = lm.backbone(input_ids=ids_NL, attention_mask=mask_NL)
         return out.last_hidden_state[seq, batch.pos_T[at]]
+
+
+def padded(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(ids, mask) of the sequences as rows [N, L]. Padding stands on the right, after everything that a causal model's
+    real tokens can see."""
+    rows = [batch.ids_T[path] for path in paths(batch)]
+    return pad_sequence(rows, batch_first=True), pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
 
 
 def logits_transform(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:

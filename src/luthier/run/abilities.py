@@ -29,20 +29,11 @@ from luthier.evals.intervals import bounded_mean, mean_normal, wilson
 from luthier.evals.manners import Follows, manners
 from luthier.generate import Sampling
 from luthier.model.load import Loaded
-from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
+from luthier.run.context import Context, ModelRef, asked_prompts, probe_prompts, renderer_of
 from luthier.run.subjects import Asking, open_subject
 
 Measured = dict[str, Any]
 MANNERS = ("stops", "answers", "no_loop", "not_empty", "format")
-
-
-def asked_of(context: Context, probe: Ability) -> list[Chat]:
-    """The prompts of a probe. UserError where there is none."""
-    data = context.dataset(probe.data)
-    asked = asked_prompts(data.train + data.heldout)[: probe.limit]
-    if not asked:
-        raise UserError(f"evaluate: data.{probe.data} holds no conversations.")
-    return asked
 
 
 def answers_of(context: Context, probe: Any, loaded: Loaded, chats: Sequence[Chat]) -> list[Answer]:
@@ -54,7 +45,7 @@ def answers_of(context: Context, probe: Any, loaded: Loaded, chats: Sequence[Cha
 def measure_alignment(context: Context, probe: AlignmentProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """How each answer behaves."""
     follows = format_of(context, probe)
-    answers = answers_of(context, probe, loaded, asked_of(context, probe))
+    answers = answers_of(context, probe, loaded, probe_prompts(context, probe.data, probe.limit))
     behaved = [manners(a.prompt[-1].content, a.text, a.ended, follows) for a in answers]
     held = [m._asdict() for m in behaved]
     parts = {name: [int(one[name]) for one in held] for name in MANNERS if follows or name != "format"}
@@ -77,7 +68,7 @@ def format_of(context: Context, probe: AlignmentProbe) -> Follows | None:
 
 def measure_cloze(context: Context, probe: ClozeProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """Whether each statement is completed rightly, and how likely the right value was."""
-    asked = asked_of(context, probe)
+    asked = probe_prompts(context, probe.data, probe.limit)
     filled = cloze(loaded.lm, renderer_of(loaded), asked, probe.max_new_tokens)
     if not filled:
         raise UserError(
@@ -95,7 +86,7 @@ def measure_cloze(context: Context, probe: ClozeProbe, loaded: Loaded, ref: Mode
 
 def measure_consistency(context: Context, probe: ConsistencyProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """How far the answers to each question agree, over its wordings and over repeated draws."""
-    asked = asked_of(context, probe)
+    asked = probe_prompts(context, probe.data, probe.limit)
     wordings = wordings_of(context, probe, asked)
     every = [worded(chat, words) for chat, several in zip(asked, wordings, strict=True) for words in several]
     draws = [

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from luthier.base.files import disk_errors, hash_of
+from luthier.base.files import hash_of
+from luthier.base.lines import add_lines, read_lines
 from luthier.base.nouns import Ask, Message, Reply
 
 Progress = Callable[[int, int], None]
@@ -44,31 +42,3 @@ def remembering(ask: Ask, file: Path, at_once: int, progress: Progress = lambda 
         return [known.get(key) or failed[key] for key in keys]
 
     return remembered
-
-
-def read_lines(file: Path) -> dict[str, dict[str, Any]]:
-    """What a file remembers, by key; a last line that a kill cut short is no line."""
-    found: dict[str, dict[str, Any]] = {}
-    if file.exists():
-        for line in file.read_bytes().decode(errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                found[row.pop("key")] = row
-            except (ValueError, KeyError, AttributeError):
-                continue
-    return found
-
-
-def add_lines(file: Path, rows: dict[str, dict[str, Any]]) -> None:
-    """Appends rows, each whole. Raises RunError where the disk is full."""
-    with disk_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "ab+") as out:
-            if out.tell():  # a line that a kill cut short is ended first
-                out.seek(-1, os.SEEK_END)
-                if out.read(1) != b"\n":
-                    out.write(b"\n")
-            for key, row in rows.items():
-                out.write(json.dumps({"key": key, **row}, ensure_ascii=False).encode() + b"\n")
-            out.flush()
-            os.fsync(out.fileno())

@@ -3,7 +3,6 @@ once is not asked again."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from luthier import __version__
 from luthier.base.errors import UserError
 from luthier.base.files import disk_errors, hash_of, write_json, write_jsonl
 from luthier.base.pages import keep_freed_pages
-from luthier.evals.benchmarks import Asked, Benchmark, Item, ask, asked_of, chosen, load_benchmarks, only
+from luthier.base.workers import cores
+from luthier.evals.benchmarks import Asked, Benchmark, Item, ask, asked_of, chosen_of, load_benchmarks
 from luthier.evals.engine import Answers, Watch
 from luthier.evals.harness import Harness
 from luthier.evals.intervals import Figure, bootstrap_mean, paired_bootstrap, stratified, wilson
@@ -82,14 +82,14 @@ def measure_models(
     Raises UserError for what is asked wrongly (a model, a task, rows that are missing), all at once; RunError where the
     folder cannot be written."""
     keep_freed_pages()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     subjects = open_subjects(names, Asking())
     if elsewhere := [s.label for s in subjects if s.load is None]:
         raise UserError(
             [f"{name}: an endpoint does not say log-likelihoods. Measure a model here." for name in elsewhere]
         )
     benchmarks = load_benchmarks(wanted.tasks, wanted.folder, wanted.shots)
-    items = only(benchmarks, {n: numbers for one in benchmarks for n, numbers in chosen(one, wanted.limit).items()})
+    items = chosen_of(benchmarks, wanted.limit)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     measured = []

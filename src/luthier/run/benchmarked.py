@@ -45,11 +45,11 @@ def measured_on_benchmarks(context: Context, log: EventLog) -> Rows:
         return {}
     made = [name for name in context.models if name != "base" or context.recipe.base.fresh is None]
     refs = [context.models[name] for name in settings.after or made if name in context.models]
-    from luthier.evals.benchmarks import chosen, load_benchmarks, only
+    from luthier.evals.benchmarks import chosen_of, load_benchmarks
 
     wanted = wanted_of(context, settings)
     benchmarks = load_benchmarks(wanted.tasks, wanted.folder, wanted.shots)
-    items = only(benchmarks, {n: numbers for one in benchmarks for n, numbers in chosen(one, wanted.limit).items()})
+    items = chosen_of(benchmarks, wanted.limit)
     rows: Rows = {}
     for ref in refs:
         for name, row in of_model(context, settings, benchmarks, items, ref, log).items():

@@ -12,11 +12,11 @@ from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
 from luthier.base.nouns import Example
 from luthier.base.probes import Probe
+from luthier.base.reads import names_read
 from luthier.data.dataset import at_hand
 from luthier.evals.contamination import NGRAM, Overlap, Seen, overlap
 from luthier.run.context import Context
 from luthier.run.memo import code_hash
-from luthier.run.methods import sources_of
 from luthier.run.tune import measured_rows
 
 Measured = dict[str, Any]
@@ -29,7 +29,7 @@ def trained_sources(context: Context) -> list[str]:
     curate stage reads is not trained on, once it has chosen."""
     done = {folder.name for folder in context.stages if folder.kind == "curate" and folder.done}
     stages = [stage for stage in context.recipe.stages if (stage.name or stage.kind) not in done]
-    named = {name for stage in stages for name in sources_of(stage)}
+    named = {name for stage in stages for name in names_read(stage)}
     return [name for name in (*context.recipe.data, *sorted(done)) if name in named]
 
 

@@ -25,6 +25,7 @@ from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
 from luthier.base.source import Source
 from luthier.base.tuning import Quantize
+from luthier.base.workers import cores
 from luthier.data.dataset import Dataset, read_dataset
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
 from luthier.run.kept import kept_dataset
@@ -164,6 +165,15 @@ def asked_prompts(examples: list[Example]) -> list[Chat]:
     return [*chats(examples), *pairs.values()]
 
 
+def probe_prompts(context: Context, source: str, limit: int | None) -> list[Chat]:
+    """The first prompts of a source, on whichever side of its split, for a probe. UserError where it has none."""
+    data = context.dataset(source)
+    asked = asked_prompts(data.train + data.heldout)[:limit]
+    if not asked:
+        raise UserError(f"evaluate: data.{source} holds no conversations.")
+    return asked
+
+
 def texts(examples: list[Example]) -> list[Text]:
     """The documents among some examples."""
     return [example for example in examples if isinstance(example, Text)]
@@ -197,7 +207,7 @@ def open_context(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...
 
 def all_threads(recipe: Recipe) -> int:
     """CPU threads that the run is meant to have, however many processes share them."""
-    return recipe.threads or os.cpu_count() or 1
+    return recipe.threads or cores()
 
 
 def base_hash(recipe: Recipe, root: Path) -> str:

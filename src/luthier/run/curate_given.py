@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from luthier.base.curation import MODEL_SCORES, Curate
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, hash_path
-from luthier.base.functions import load_function, resolve_path
+from luthier.base.functions import load_function, program_hash, resolve_path
 from luthier.base.licences import LicencePolicy
 from luthier.base.nouns import Chat, Choice, Example, Message, Provenance, Record
 from luthier.data.curate.agreement import doubts_of
@@ -59,9 +58,8 @@ def given_inputs(context: Context, stage: Curate) -> dict[str, str]:
     if stage.embeddings is not None:
         found["embeddings"] = hash_path(embeddings_folder(context, stage))
     for spec in stage.scores:
-        where, colon, _ = spec.rpartition(":")
-        if colon:
-            found[f"scores.{spec}"] = program_hash(context, where)
+        if ":" in spec:
+            found[f"scores.{spec}"] = program_hash(spec, context.recipe_path)
         else:
             found["model"] = context.models["base"].hash
     return found
@@ -90,15 +88,6 @@ def by_meaning(context: Context, stage: Curate, log: EventLog) -> Embed:
         return model(list(place))[[place[text] for text in texts]]
 
     return embed
-
-
-def program_hash(context: Context, where: str) -> str:
-    """Hash of the file that a program stands in."""
-    if where.endswith(".py"):
-        return hash_path(resolve_path(context.recipe_path, where))
-    module = importlib.util.find_spec(where)
-    origin = Path(module.origin) if module is not None and module.origin else None
-    return hash_path(origin) if origin is not None and origin.is_file() else hash_of(where)
 
 
 def against(context: Context, stage: Curate) -> list[str]:

@@ -14,11 +14,12 @@ import numpy as np
 
 from luthier.base.curation import Curate
 from luthier.base.made import RULES
-from luthier.base.nouns import Chat, Pair, Record, Text
+from luthier.base.nouns import Record, Text
+from luthier.base.spaced import spaced
 from luthier.data.curate.choose import coverage
 from luthier.data.curate.curation import REASONS, Curation, reason_of
 from luthier.data.curate.licences import refusals, verdict
-from luthier.data.curate.questions import asked, words_of
+from luthier.data.curate.parts import parts_of, told
 from luthier.data.curate.topic_map import map_of, region_words
 from luthier.evals.intervals import bootstrap_mean, paired_bootstrap
 
@@ -41,7 +42,7 @@ STATES = ("out", "not chosen", "held out", "kept")
 def figures_of(made: Curation, stage: Curate, seed: int) -> dict[str, Any]:
     """curation.json: everything the report says of the stage."""
     states = states_of(made)
-    texts = [words_of(row.example) for row in made.rows]
+    texts = [told(row.example) for row in made.rows]
     found, measured = covered(made, states, seed)
     return {
         "rows": len(made.rows),
@@ -91,7 +92,7 @@ def reasons_of(made: Curation) -> list[dict[str, Any]]:
             "means": REASONS[reason],
             "rows": len(found[reason]),
             "details": Counter(details(found[reason])).most_common(6) if reason in DETAILED else [],
-            "first": [shown(row) | {"why": (row.out or "").partition(": ")[2]} for row in spread(found[reason], 4)],
+            "first": [shown(row) | {"why": (row.out or "").partition(": ")[2]} for row in spaced(found[reason], 4)],
         }
         for reason in REASONS
         if found[reason]
@@ -105,22 +106,11 @@ def details(rows: Sequence[Record]) -> list[str]:
     return [words for words in said if not words.startswith("quality ")]
 
 
-def spread(rows: Sequence[Record], most: int) -> list[Record]:
-    """At most so many, from the whole range."""
-    return [rows[k * len(rows) // min(most, len(rows))] for k in range(min(most, len(rows)))]
-
-
 def shown(row: Record) -> dict[str, Any]:
     """A row as the page shows it."""
     example = row.example
-    answer = ""
-    if isinstance(example, Chat):
-        answer = example.answer or ""
-    elif isinstance(example, Pair):
-        answer = example.chosen
-    elif not isinstance(example, Text):
-        answer = words_of(example)
-    question = example.text if isinstance(example, Text) else asked(example)
+    parts = parts_of(example)
+    question, answer = (parts.whole, "") if isinstance(example, Text) else (parts.prompt, parts.answer)
     return {
         "question": question[:CHARACTERS],
         "answer": answer[:CHARACTERS],

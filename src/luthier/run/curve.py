@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from luthier.base.seeds import seed_for
 from luthier.data.dataset import part
 from luthier.evals.forecast import as_json, outlook
 from luthier.evals.powerlaw import Point, fit_curve
-from luthier.model.load import Loaded
 from luthier.run.context import Context, ModelRef
 from luthier.run.learner import new_tokenizer
 from luthier.run.measure import measured_file, remembered
@@ -264,12 +263,7 @@ def all_measured(context: Context, plan: Plan, ref: ModelRef) -> bool:
 
 def measures(context: Context, plan: Plan, ref: ModelRef, log: EventLog) -> dict[str, Any]:
     """What the probes say of one model, item by item; the model is loaded where something is not on disk yet."""
-    loaded: list[Loaded] = []
-
-    def model() -> Loaded:
-        if not loaded:
-            loaded.append(context.load(ref))
-        return loaded[0]
+    model = cache(partial(context.load, ref))
 
     def look() -> dict[str, Any]:
         return {name: remembered(context, name, probe, ref, model, log) for name, probe in plan.probes.items()}

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from luthier.run.compare_picture import STYLE
-from luthier.run.pictures import count, nice_ticks, tick_label
+from luthier.run.drawing import Plot, words
+from luthier.run.pictures import count, nice_ticks
 
 WIDE, TALL = 860, 430
 LEFT, RIGHT, TOP, BOTTOM = 66, 118, 78, 62
 """Pixels at the edges of the plot; the right one has room for the forecast's words."""
-TEXT = "font:{size}px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:var({ink})"
 JITTER = 5
 """Pixels between the runs of one size."""
 
@@ -24,12 +22,9 @@ def curve_picture(name: str, found: Mapping[str, Any], stage: str, alone: bool =
     own, for a file."""
     share, n = found["share"], found["n"]
     band = found["band"]
-    plot = Plot(found)
-    title = f"{name} by examples of {stage}"
-    parts = [words(LEFT, 30, title, size=17, bold=True)]
-    if alone:  # a page says it beside the picture
-        parts.append(words(LEFT, 52, found["said"][0], ink="--muted"))
-    parts += plot.axes(share)
+    plot = plot_of(found)
+    sizes = [*(point["n"] for point in found["points"]), *(2**k * n for k in (1, 2))]
+    parts = plot.axes(share, [(size, count(size)) for size in sizes if size <= plot.x_high], "training examples")
     inside = [row for row in band if row[0] <= n * 1.0001]
     beyond = [row for row in band if row[0] >= inside[-1][0]]
     for rows, opacity in ((inside, 0.16), (beyond, 0.09)):
@@ -44,71 +39,22 @@ def curve_picture(name: str, found: Mapping[str, Any], stage: str, alone: bool =
     for ahead in found["ahead"]:
         if ahead["n"] > n:
             parts.append(expected(plot, ahead, share, ahead["n"] - n, over=ahead["n"] == 2 * n))
-    body = "".join(parts)
-    label = escape(f"{title}. {' '.join(found['said'])}")
-    ground = f'<style>{STYLE}</style><rect width="{WIDE}" height="{TALL}" style="fill:var(--paper)"/>' if alone else ""
-    size = f'width="{WIDE}" height="{TALL}"' if alone else 'style="width:100%;height:auto"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {TALL}" {size} role="img" '
-        f'aria-label="{label}">{ground}{body}</svg>\n'
-    )
+    return plot.titled(f"{name} by examples of {stage}", found["said"], parts, alone)
 
 
-class Plot:
-    """Where data lands: examples on a logarithmic axis, figures on a plain one."""
-
-    def __init__(self, found: Mapping[str, Any]) -> None:
-        self.found = found
-        xs = [row[0] for row in found["band"]] + [one["n"] for one in (*found["points"], *found["ahead"])]
-        self.x_low, self.x_high = math.log(min(xs)) - 0.08, math.log(max(xs)) + 0.04
-        ends = [end for one in (*found["points"], *found["ahead"]) for end in (one["low"], one["high"])]
-        ends += [row[1] for row in found["band"]]
-        ends += [run for point in found["points"] for run in point["runs"]]
-        low, high = min(ends), max(ends)
-        pad = 0.06 * (high - low) or 0.05
-        low, high = low - pad, high + pad
-        if found["share"]:
-            low, high = max(0.0, low), min(1.0, high)
-        self.ticks = nice_ticks(low, high, 6)
-        self.y_low, self.y_high = self.ticks[0], self.ticks[-1]
-
-    def x(self, n: float) -> float:
-        return round(LEFT + (WIDE - LEFT - RIGHT) * (math.log(n) - self.x_low) / (self.x_high - self.x_low), 1)
-
-    def y(self, value: float) -> float:
-        inside = min(max(value, self.y_low), self.y_high)
-        share = (inside - self.y_low) / (self.y_high - self.y_low)
-        return round(TALL - BOTTOM - (TALL - TOP - BOTTOM) * share, 1)
-
-    def path(self, points: list[tuple[float, float]]) -> str:
-        return "M" + "L".join(f"{self.x(n):g} {self.y(value):g}" for n, value in points)
-
-    def axes(self, share: bool) -> list[str]:
-        """Rules and labels: a tick at every size measured, and one where the curve ends."""
-        step = self.ticks[1] - self.ticks[0]
-        parts = []
-        for tick in self.ticks:
-            y = self.y(tick)
-            parts.append(f'<path d="M{LEFT} {y}H{WIDE - RIGHT}" style="stroke:var(--hair);fill:none"/>')
-            label = tick_label(tick, step, share)
-            parts.append(words(LEFT - 10, y + 4, label, size=12, ink="--muted", anchor="end"))
-        base = TALL - BOTTOM
-        sizes = [point["n"] for point in self.found["points"]]
-        for n in [*sizes, *(2**k * self.found["n"] for k in (1, 2))]:
-            if math.log(n) <= self.x_high:
-                parts.append(f'<path d="M{self.x(n)} {base}v5" style="stroke:var(--muted);fill:none"/>')
-                parts.append(words(self.x(n), base + 20, count(n), size=12, ink="--muted", anchor="middle"))
-        middle = (LEFT + WIDE - RIGHT) / 2
-        parts.append(words(middle, TALL - 18, "training examples", size=12, ink="--muted", anchor="middle"))
-        return parts
-
-
-def words(
-    x: float, y: float, text: str, size: int = 13, ink: str = "--ink", anchor: str = "start", bold: bool = False
-) -> str:
-    """A line of text."""
-    style = TEXT.format(size=size, ink=ink) + (";font-weight:600" if bold else "")
-    return f'<text x="{x:g}" y="{y:g}" style="{style};text-anchor:{anchor}">{escape(text)}</text>'
+def plot_of(found: Mapping[str, Any]) -> Plot:
+    """Room for all that was measured and all that is expected, with a little beside it."""
+    xs = [row[0] for row in found["band"]] + [one["n"] for one in (*found["points"], *found["ahead"])]
+    ends = [end for one in (*found["points"], *found["ahead"]) for end in (one["low"], one["high"])]
+    ends += [row[1] for row in found["band"]]
+    ends += [run for point in found["points"] for run in point["runs"]]
+    low, high = min(ends), max(ends)
+    pad = 0.06 * (high - low) or 0.05
+    low, high = low - pad, high + pad
+    if found["share"]:
+        low, high = max(0.0, low), min(1.0, high)
+    x_low, x_high = min(xs) * math.exp(-0.08), max(xs) * math.exp(0.04)
+    return Plot(x_low, x_high, nice_ticks(low, high, 6), WIDE, TALL, LEFT, RIGHT, TOP, BOTTOM)
 
 
 def vertical(plot: Plot, n: int, said: str) -> str:

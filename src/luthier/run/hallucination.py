@@ -17,8 +17,8 @@ from luthier.evals.refusals import declines
 from luthier.evals.retrieval import Index
 from luthier.evals.support import Claim, claims, judge_claims, passages, unsupported
 from luthier.model.load import Loaded
-from luthier.run.abilities import answers_of, asked_of, own_source, told
-from luthier.run.context import Context, ModelRef, texts
+from luthier.run.abilities import answers_of, own_source, told
+from luthier.run.context import Context, ModelRef, probe_prompts, texts
 from luthier.run.subjects import Asking, open_subject
 
 Measured = dict[str, Any]
@@ -28,7 +28,7 @@ SHOWN = 6
 
 def measure_hallucination(context: Context, probe: HallucinationProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """The claims of each answer that its source does not hold."""
-    asked = asked_of(context, probe)
+    asked = probe_prompts(context, probe.data, probe.limit)
     answers = answers_of(context, probe, loaded, asked)
     sources = sources_for(context, probe, asked, answers)
     found = [held_against(a, source, probe) for a, source in zip(answers, sources, strict=True)]

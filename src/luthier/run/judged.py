@@ -24,10 +24,10 @@ from luthier.evals.judge import Duel, Examined, Judged, bias_of, examine, judge
 from luthier.generate import Sampling
 from luthier.run.asked import remembering
 from luthier.run.context import Context, asked_prompts
+from luthier.run.judged_words import judge_lines
 from luthier.run.judging import Judging, duels_of, read_votes, reasons_of, votes_by, write_votes
 from luthier.run.memo import code_hash, versions
 from luthier.run.subjects import Asking, Local, open_subject, slug
-from luthier.run.versus_words import judge_lines
 
 Measured = dict[str, Any]
 WON = {"b": 1.0, "tie": 0.5, "a": 0.0}

@@ -1,9 +1,13 @@
-"""A judge's win rate in words: who said it, and how far that can be believed. Reads report.json only."""
+"""A judge's verdicts in words: who said it, and how far that can be believed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # words need no torch
+    from luthier.evals.intervals import Figure
+    from luthier.run.judging import Judging
 
 
 class Told(NamedTuple):
@@ -68,3 +72,49 @@ def is_simulated(tree: Any) -> bool:
     if not isinstance(tree, Mapping):
         return False
     return tree.get("simulated") is True or any(is_simulated(inner) for inner in tree.values())
+
+
+def judge_lines(judging: Judging) -> list[str]:
+    """What is known of a judge, before what it says."""
+    lines = [f"judge {judging.judge}: {judging.trust}"]
+    if (e := judging.examined) is not None:
+        lines += [
+            f"with people: Cohen's κ {short(e.kappa)}, the same verdict {percent(e.agreement)}, "
+            f"correlation {number(e.pearson)} (ranks {number(e.spearman)}), n = {e.agreement.n}",
+            f"always the longer answer: κ {short(e.length_kappa)}, the same verdict {percent(e.length_agreement)}",
+        ]
+        if e.people_alpha is not None:
+            lines.append(f"people among themselves: Krippendorff's α {number(e.people_alpha)}")
+        if e.no_verdict:
+            lines.append(f"{e.no_verdict} of the duels that people voted on have no verdict of the judge")
+    if (b := judging.bias) is not None:
+        if judging.rubric is not None:  # to a program the order is nothing
+            lines.append(
+                f"same verdict in both orders {percent(b.consistent)}; {b.first} times it took the first both times, "
+                f"{b.second} times the second (ties, then)"
+            )
+        if b.longer is not None:
+            lines.append(f"it takes the longer answer in {percent(b.longer)} of its decisions")
+    lines += [f"{count} duels without a verdict: {why}" for why, count in judging.reasons.items()]
+    return lines
+
+
+def bout_lines(judging: Judging) -> list[str]:
+    """What a judge says; marked where it is not to be believed."""
+    mark = "" if judging.reliable else "unverified: " if judging.examined is None else "UNRELIABLE: "
+    return [f"{mark}{bout.words}" for bout in judging.bouts]
+
+
+def percent(f: Figure) -> str:
+    """'81 % [75, 86]'"""
+    return f"{f.value * 100:.0f} % [{f.low * 100:.0f}, {f.high * 100:.0f}]"
+
+
+def short(f: Figure | None) -> str:
+    """'0.41 [0.30, 0.52]'; a dash where it is not defined."""
+    return "—" if f is None else f"{f.value:.2f} [{f.low:.2f}, {f.high:.2f}]".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    """'0.41'; a dash where it is not defined."""
+    return "—" if value is None else f"{value:.2f}".replace("-", "−")

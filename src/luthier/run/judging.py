@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.files import write_jsonl
-from luthier.base.nouns import Chat, Message, Row
+from luthier.base.nouns import Chat, Message, Row, last_user
 from luthier.base.rubric import Rubric
 from luthier.data.dataset import rows_of
 from luthier.data.sources import kind_of, read_rows
@@ -159,13 +159,8 @@ def votes_by(
         if one.winner is not None:
             category = (chat.meta or {}).get("category")
             category = category if isinstance(category, str) else None
-            found.append(Vote(a, b, one.winner, "", category, asked_in(chat), duel.a, duel.b, name))
+            found.append(Vote(a, b, one.winner, "", category, last_user(chat.prompt), duel.a, duel.b, name))
     return found
-
-
-def asked_in(chat: Chat) -> str:
-    """A prompt as one text: its last user message."""
-    return next((m.content for m in reversed(chat.prompt) if m.role == "user"), "")
 
 
 def read_votes(path: Path) -> list[Vote]:
@@ -194,7 +189,7 @@ def duels_of(
     """(what people voted on, their votes), votes on the same two answers together, in whichever order they stood. A
     vote that carries no answers is one on this comparison's: its a and b are subjects, its prompt the question, or
     where the question stands ("faq.jsonl:3"). Raises UserError where votes belong to nothing."""
-    places = {key: k for k, chat in enumerate(chats) for key in (asked_in(chat), chat.origin)}
+    places = {key: k for k, chat in enumerate(chats) for key in (last_user(chat.prompt), chat.origin)}
     found: dict[tuple[str, str, str], list[Side]] = {}
     duels: dict[tuple[str, str, str], Duel] = {}
     wrong = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +20,11 @@ from luthier.run.fitting import job_for, microbatch_tokens, tried
 from luthier.run.learner import Learner, started
 from luthier.run.memo import StageFolder
 from luthier.run.pairs import answer_guards, answers_for, answers_leak, write_source_rejects
-from luthier.run.preference import ROUNDING, WATCHED_PAIRS, at_reference, once, reference
+from luthier.run.preference import ROUNDING, WATCHED_PAIRS, at_reference, held_out_watcher, once, reference
 from luthier.run.result import close
-from luthier.run.rollouts import show_answer
 from luthier.tokens.prepare import prepare_labelled
 from luthier.train import guards as g
-from luthier.train.loop import fit, stop_if_broken
+from luthier.train.loop import fit
 from luthier.train.preference import (
     KtoReference,
     Marked,
@@ -78,7 +77,7 @@ def run_kto(
     known = KtoReference(facts["answers"], facts["mismatched"])
     source = Marked(learner.lm, rows, good, which, known, limit, length)
     judged = lambda most: judge_answers(learner, held_out, facts, most, limit)  # noqa: E731
-    watch = kto_watcher(context, learner, stage, judged, log)
+    watch = held_out_watcher(context, learner, lambda: losses_and_rights(stage, judged(WATCHED_PAIRS)), log)
     loss = lambda m: kto_loss(learner.lm, stage, m)  # noqa: E731
     job = job_for(context, folder, stage, learner, source, loss, watch, log)
     passed += tried(job, learner, rows, source.largest())
@@ -177,26 +176,9 @@ def rightness(seen: Judged) -> np.ndarray:
     return agreement(np.where(seen.good_N, beyond_N, -beyond_N))
 
 
-def kto_watcher(
-    context: Context, learner: Learner, stage: Kto, judged: Callable[[int], Judged], log: EventLog
-) -> Callable[[int], float | None]:
-    """Held-out loss, accuracy and a sampled answer, at step 0 and at every evaluation."""
-
-    def watch(step: int) -> float | None:
-        seen = judged(WATCHED_PAIRS)
-        value = None
-        if len(seen.gain_N):
-            losses = losses_of(stage, seen)
-            stop_if_broken(step, losses)
-            figure = bootstrap_mean(losses, context.recipe.seed, resamples=200)
-            log.emit("eval", step=step, name="heldout_loss", **figure.as_dict())
-            right = wilson(float(rightness(seen).sum()), len(losses))
-            log.emit("eval", step=step, name="heldout_accuracy", **right.as_dict())
-            value = figure.value
-        show_answer(context, learner, log, step)
-        return value
-
-    return watch
+def losses_and_rights(stage: Kto, seen: Judged) -> tuple[np.ndarray, np.ndarray] | None:
+    """Each answer's loss (nats) and whether it moved as it is marked; None of no answers."""
+    return (losses_of(stage, seen), rightness(seen)) if len(seen.gain_N) else None
 
 
 def kto_figures(stage: Kto, seen: Judged, seed: int) -> dict[str, Figure]:

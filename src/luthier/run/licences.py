@@ -11,7 +11,8 @@ from luthier.base.files import read_json
 from luthier.base.licences import LicencePolicy
 from luthier.base.made import made_by
 from luthier.base.nouns import Provenance
-from luthier.base.recipe import Recipe, Stage
+from luthier.base.reads import names_read
+from luthier.base.recipe import Recipe
 from luthier.base.source import Source
 from luthier.data.curate.licences import Verdict, refusals, verdict
 from luthier.data.dataset import Dataset, at_hand, read_dataset
@@ -42,20 +43,12 @@ def trained_names(recipe: Recipe) -> list[str]:
     asked: list[str] = []
     read: set[str] = set()
     for stage in recipe.stages:
-        named = named_in(stage)
+        named = names_read(stage)
         read.update(named)
         if (stage.name or stage.kind) not in made:
             asked += named
     asked = asked or [name for name in made if name not in read] or list(recipe.data)
     return [name for name in dict.fromkeys(asked) if name in recipe.data or name in made]
-
-
-def named_in(stage: Stage) -> list[str]:
-    """Sources, and data that stages make, that a stage reads."""
-    settings = stage.model_dump()
-    values = [settings.get("data"), settings.get("prompts"), settings.get("pairs")]
-    values += [settings["replay"]["data"]] if settings.get("replay") else []
-    return [name for value in values if value for name in ([value] if isinstance(value, str) else list(value))]
 
 
 def run_provenances(recipe: Recipe, root: Path, run: Path | None, notes: list[str]) -> Iterator[Provenance]:
@@ -81,7 +74,7 @@ def source_provenances(name: str, source: Source, data: Dataset, notes: list[str
 def sources_behind(recipe: Recipe, made: str, root: Path, notes: list[str]) -> Iterator[Provenance]:
     """Of the sources that a stage reads which has made nothing yet."""
     stage = next(stage for stage in recipe.stages if (stage.name or stage.kind) == made)
-    for name in named_in(stage):
+    for name in names_read(stage):
         if name in recipe.data:
             data = read_dataset(name, recipe.data[name], root, hashed=False)
             yield from source_provenances(name, recipe.data[name], data, notes)

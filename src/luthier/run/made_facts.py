@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from luthier.base.nouns import Chat
+from luthier.base.nouns import Chat, last_user
+from luthier.base.spaced import spaced
 from luthier.base.synthesis import METHODS, Synthesise
 from luthier.data.dataset import kind_of_reason
 from luthier.data.synthesis.estimate import Estimate
-from luthier.data.synthesis.made import Dropped, Made, last_question
+from luthier.data.synthesis.made import Dropped, Made
 from luthier.evals.intervals import wilson
 from luthier.run.paying import Meter
 from luthier.run.writers import Writer
@@ -72,7 +73,7 @@ def facts_of(stage: Synthesise, made: dict[str, Result], dropped: Sequence[Dropp
             "rows": len(kept),
             "share": wilson(len(kept), total).as_dict(),
             "steps": dict(Counter(one.step for one in kept).most_common()),
-            "shown": [shown_row(one) for one in spread(kept, SHOWN_ROWS)],
+            "shown": [shown_row(one) for one in spaced(kept, SHOWN_ROWS)],
         }
     usage = meter.usage
     return {
@@ -82,19 +83,13 @@ def facts_of(stage: Synthesise, made: dict[str, Result], dropped: Sequence[Dropp
     }
 
 
-def spread(rows: Sequence[Made], most: int) -> list[Made]:
-    """Some rows, from the first to the last."""
-    return [rows[i * len(rows) // most] for i in range(most)] if len(rows) > most else list(rows)
-
-
 def shown_row(one: Made) -> dict[str, Any]:
     """A row as the report shows it."""
     example = one.example
+    shown = {"question": last_user(example.prompt), "origin": example.origin, "how": one.step}
     if isinstance(example, Chat):
-        return {"question": last_question(example), "answer": example.answer, "origin": example.origin, "how": one.step}
-    asked = next((m.content for m in reversed(example.prompt) if m.role == "user"), "")
-    answers = {"answer": example.chosen, "rejected": example.rejected, "margin": example.margin}
-    return {"question": asked, **answers, "origin": example.origin, "how": one.step}
+        return {**shown, "answer": example.answer}
+    return {**shown, "answer": example.chosen, "rejected": example.rejected, "margin": example.margin}
 
 
 def reasons_of(dropped: Sequence[Dropped]) -> Counter[str]:

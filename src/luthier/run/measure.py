@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from luthier.run import abilities
 from luthier.run.attribution import attribution
 from luthier.run.benchmarked import benchmark_metrics, measured_on_benchmarks
 from luthier.run.contaminated import summarised
-from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
+from luthier.run.context import Context, ModelRef, chats, probe_prompts, renderer_of, texts
 from luthier.run.hallucination import faithful, measure_hallucination
 from luthier.run.judged import judged_wins, with_verdicts
 from luthier.run.masked import (
@@ -75,13 +76,7 @@ def measure(context: Context, log: EventLog) -> Measures:
             wanted.setdefault(ref.hash, []).append((name, probe, ref))
     rows: dict[tuple[str, str], Measured] = {}
     for jobs in wanted.values():
-        loaded: list[Loaded] = []
-
-        def model(ref: ModelRef = jobs[0][2], loaded: list[Loaded] = loaded) -> Loaded:
-            if not loaded:
-                loaded.append(context.load(ref))
-            return loaded[0]
-
+        model = cache(partial(context.load, jobs[0][2]))
         for name, probe, ref in jobs:
             rows[name, ref.name] = remembered(context, name, probe, ref, model, log)
     metrics: dict[str, Any] = {}
@@ -151,10 +146,7 @@ def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: 
 
 def answered(context: Context, probe: AnswersProbe | WinRateProbe, loaded: Loaded) -> tuple[list[Chat], list[Any]]:
     """The probe's prompts and the model's answers."""
-    data = context.dataset(probe.data)
-    asked = asked_prompts(data.train + data.heldout)[: probe.limit]
-    if not asked:
-        raise UserError(f"evaluate: data.{probe.data} holds no conversations.")
+    asked = probe_prompts(context, probe.data, probe.limit)
     how = Sampling(probe.max_new_tokens, probe.temperature, seed=context.recipe.seed)
     return asked, answer_all(loaded.lm, renderer_of(loaded), asked, how)
 

@@ -10,6 +10,7 @@ import platform
 import shutil
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,13 +28,12 @@ from luthier.train.memory import peak_bytes, reset_peak
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
 
 READERS = (
-    *("compare.py", "methods.py", "compare_picture.py", "trackers.py", "versus.py", "versus_page.py", "asked.py"),
-    *("versus_words.py", "measures.py", "judging.py", "arena.py", "arena_picture.py", "added.py"),
-    *("tradeoff.py", "sweep.py", "synthesised_page.py"),
-    *("curve_page.py", "curve_picture.py", "ways_page.py", "ways_words.py", "forecast.py"),
-    *("ask_curve.py", "ask_ways.py"),
+    *("cli.py", "console.py", "doctor.py", "verbs/*", "evals/forecast.py"),
+    *("run/story.py", "run/verdict.py", "run/report*.py", "run/*_page.py", "run/added.py", "run/trackers.py"),
+    *("run/pictures.py", "run/drawing.py", "run/*_picture.py", "run/tradeoff.py", "run/asked.py", "run/*ask_*.py"),
+    *(f"run/against/{name}.py" for name in ("compare", "methods", "sweep", "versus*", "measures", "arena", "*_words")),
 )
-"""More files that decide no stage's result: they write recipes, or read what a run has told."""
+"""Files that decide no stage's result: they write recipes, remember replies, or read what a run has told."""
 
 
 def extras(settings: dict[str, Any]) -> dict[str, str]:
@@ -53,16 +53,16 @@ def versions() -> dict[str, str]:
 
 
 @cache
+def decides(file: str) -> bool:
+    """Whether a file of luthier (its path below the package) may decide a stage's result."""
+    return not any(fnmatch(file, reader) for reader in READERS)
+
+
 def code_hash() -> str:
     """Hash of luthier's Python files: an edited rule must not meet a stale result."""
     root = Path(luthier.__file__).parent
-    return hash_of(
-        {
-            str(p.relative_to(root)): hash_path(p)
-            for p in sorted(root.rglob("*.py"))
-            if p.name not in ("report.py", "story.py", "pictures.py", "cli.py", "console.py", "doctor.py", *READERS)
-        }
-    )
+    files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.py"))}
+    return hash_of({name: hash_path(path) for name, path in files.items() if decides(name)})
 
 
 def hardware(device: str) -> dict[str, Any]:

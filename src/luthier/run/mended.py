@@ -15,8 +15,7 @@ from luthier.base.errors import UserError
 from luthier.base.files import write_jsonl
 from luthier.base.nouns import Chat
 from luthier.base.recipe import Recipe
-from luthier.data.dataset import folded
-from luthier.data.text import parse_json
+from luthier.data.text import case_folded, parse_json
 from luthier.evals.intervals import Figure, paired_bootstrap, wilson
 from luthier.evals.mistakes import DETECTORS
 from luthier.run.fix import Finished, conversations, open_finished
@@ -131,13 +130,13 @@ def decided(line: int, entry: Entry, accept_drafts: bool, file: Path, problems: 
 
 def of_added(finished: Finished, adds: Sequence[tuple[int, Entry]], file: Path) -> list[str]:
     """What is wrong with the rows to add: no question, or one that the test asks."""
-    asked = {folded(row["prompt"]) for row in finished.rows}
+    asked = {case_folded(row["prompt"]) for row in finished.rows}
     problems = []
     for line, entry in adds:
         question = entry.get("question")
         if not isinstance(question, str) or not question.strip():
             problems.append(f"{file}:{line}: question: is empty. Write the question that `new` answers.")
-        elif folded(question) in asked:
+        elif case_folded(question) in asked:
             problems.append(f"{file}:{line}: question: is a test question. Ask in other words, or about a like thing.")
     if adds and not trained_on(finished.recipe):
         problems.append(f"{file}: there is no source of conversations to add rows to.")

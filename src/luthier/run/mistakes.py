@@ -21,7 +21,7 @@ from luthier.evals.mistakes import Facts, How, judge, prepare
 from luthier.evals.retrieval import Index
 from luthier.generate import Sampling
 from luthier.model.load import Loaded
-from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
+from luthier.run.context import Context, ModelRef, probe_prompts, renderer_of
 
 NEAREST = 3
 """Training rows shown beside a mistake."""
@@ -64,10 +64,7 @@ def facts_of(chat: Chat, answer: str, ended: bool | None, column: str) -> Facts:
 
 def measure_mistakes(context: Context, probe: MistakesProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """Every answer with its findings."""
-    data = context.dataset(probe.data)
-    asked = asked_prompts(data.train + data.heldout)[: probe.limit]
-    if not asked:
-        raise UserError(f"evaluate: data.{probe.data} holds no conversations.")
+    asked = probe_prompts(context, probe.data, probe.limit)
     how = judging_of(probe.judging, context.recipe, context.root)
     rows = []
     for draw in range(probe.samples):
@@ -199,8 +196,3 @@ def nearest_rows(recipe: Recipe, root: Path, queries: Sequence[str], k: int = NE
         ]
         for indices, scores in zip(found.index_QK, found.score_QK, strict=True)
     ]
-
-
-def categories_of_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The categories of an answer as it stands in mistakes/<probe>.jsonl."""
-    return tuple(dict.fromkeys(f["category"] for f in row["findings"]))

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.base.files import hash_of
+from luthier.base.lines import add_lines, read_lines
 from luthier.base.nouns import Ask, Message, Reply
 from luthier.base.synthesis import Price
 from luthier.data.synthesis.estimate import cost_usd, prompt_tokens, tokens_about
 from luthier.evals.endpoint import Endpoint
-from luthier.run.asked import add_lines, read_lines
 
 WINDOW_S = 60.0
 """Limits are for a minute; the last one counts."""

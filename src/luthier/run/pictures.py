@@ -243,17 +243,16 @@ def line_chart(
     note: str = "",
     height: int = 150,
     percent: bool = False,
-    y_range: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Lines over training steps, each labelled at its end; `marks` are vertical rules (x, words). Series without
-    points are left out; '' when none has any. `y_range` and `x_range` widen what the data needs."""
+    points are left out; '' when none has any. `x_range` widens what the data needs."""
     series = [s for s in series if s.points]
     if not series:
         return ""
     lines = [thin(s.points) for s in series]
-    ys = [y for s in series for _, y in s.points] + list(y_range or ())
+    ys = [y for s in series for _, y in s.points]
     ys += [y for s in series for _, low, high in s.whiskers for y in (low, high)]
     xs = [x for s in series for x, _ in s.points] + list(x_range or ())
     y_ticks = nice_ticks(min(ys), max(ys), max(3, height // 34))

@@ -86,7 +86,7 @@ def run_preference(
         passed += g.enforce([starts_at_reference(stage, learner, pairs, facts["training"], limit)], log)
     source = Pairs(pairs, context.seed(folder), stage.batch_pairs, limit, stage.epochs, facts["training"])
     judged = lambda most: judge_pairs(learner.lm, stage, held[:most], facts["heldout"], limit)  # noqa: E731
-    watch = pair_watcher(context, learner, judged, stage, log)
+    watch = held_out_watcher(context, learner, lambda: losses_and_rights(stage, judged(WATCHED_PAIRS)), log)
     loss = lambda m: preference_loss(learner.lm, stage, m)  # noqa: E731
     job = job_for(context, folder, stage, learner, source, loss, watch, log)
     passed += tried(job, learner, made.sequences, source.largest())
@@ -186,22 +186,25 @@ def settled(stage: PairStage, seen: Compared) -> np.ndarray:
     return (implicit_margin(stage, seen) * apart).double().numpy()
 
 
-def pair_watcher(
-    context: Context, learner: Learner, judged: Callable[[int], Compared], stage: PairStage, log: EventLog
+def losses_and_rights(stage: PairStage, seen: Compared) -> tuple[np.ndarray, np.ndarray] | None:
+    """Each pair's loss (nats) and whether the implicit reward prefers the chosen answer; None of no pairs."""
+    return (losses_of(stage, seen), agreement(settled(stage, seen))) if len(seen.chosen_P) else None
+
+
+def held_out_watcher(
+    context: Context, learner: Learner, seen: Callable[[], tuple[np.ndarray, np.ndarray] | None], log: EventLog
 ) -> Callable[[int], float | None]:
     """Held-out loss, accuracy of the implicit reward and a sampled answer, at step 0 and at every evaluation. The loss
-    is what the best checkpoint has least of."""
+    is what the best checkpoint has least of. `seen`: the losses and rights of the held-out rows that are watched."""
 
     def watch(step: int) -> float | None:
-        seen = judged(WATCHED_PAIRS)
-        value = None
-        if len(seen.chosen_P):
-            losses = losses_of(stage, seen)
+        found, value = seen(), None
+        if found is not None:
+            losses, right = found
             stop_if_broken(step, losses)
             figure = bootstrap_mean(losses, context.recipe.seed, resamples=200)
             log.emit("eval", step=step, name="heldout_loss", **figure.as_dict())
-            right = wilson(float(agreement(settled(stage, seen)).sum()), len(losses))
-            log.emit("eval", step=step, name="heldout_accuracy", **right.as_dict())
+            log.emit("eval", step=step, name="heldout_accuracy", **wilson(float(right.sum()), len(right)).as_dict())
             value = figure.value
         show_answer(context, learner, log, step)
         return value

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import math
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,9 +14,9 @@ import torch
 from torch import nn
 
 from luthier.base.alignment import BestOf, Grpo
-from luthier.base.config import load_function, resolve_path
+from luthier.base.config import load_function
 from luthier.base.errors import RunError, UserError
-from luthier.base.files import hash_of, hash_path
+from luthier.base.functions import program_hash, raised
 from luthier.base.nouns import Chat, Sample
 from luthier.base.recipe import Recipe
 from luthier.base.tuning import Quantize
@@ -81,15 +79,10 @@ def reward_inputs(context: Context, stage: Judged) -> dict[str, str]:
     new stage."""
     found = {}
     for spec in stage.rewards:
-        where, colon, _ = spec.rpartition(":")
-        if not colon:
-            found[f"rewards.{spec}"] = reward_stage(context, spec).hash
-        elif where.endswith(".py"):
-            found[f"rewards.{spec}"] = hash_path(resolve_path(context.recipe_path, where))
-        else:
-            module = importlib.util.find_spec(where)
-            origin = Path(module.origin) if module is not None and module.origin else None
-            found[f"rewards.{spec}"] = hash_path(origin) if origin is not None and origin.is_file() else hash_of(spec)
+        program = ":" in spec
+        found[f"rewards.{spec}"] = (
+            program_hash(spec, context.recipe_path) if program else reward_stage(context, spec).hash
+        )
     return found
 
 
@@ -163,9 +156,7 @@ def by_program(stage: str, spec: str, function: Callable[..., Any]) -> Callable[
         try:
             value = function(chat.prompt, answer, chat)
         except (Exception, SystemExit) as error:
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            said = f"raised {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
-            raise RunError(complaint(stage, spec, chat, answer, said)) from error
+            raise RunError(complaint(stage, spec, chat, answer, raised(error))) from error
         if not isinstance(value, int | float | np.number | np.bool_) or not math.isfinite(value):
             raise RunError(complaint(stage, spec, chat, answer, f"returned {value!r}, which is no finite number"))
         return float(value)

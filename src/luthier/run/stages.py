@@ -19,6 +19,7 @@ from luthier.base.events import EventLog, Watcher
 from luthier.base.files import hash_of, read_json, write_json, write_text
 from luthier.base.made import MAKES_DATA
 from luthier.base.nouns import Chat, Message
+from luthier.base.reads import names_read
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.synthesis import Synthesise
 from luthier.base.tuning import Training
@@ -35,7 +36,7 @@ from luthier.run.grpo import train_grpo
 from luthier.run.judged_words import is_simulated
 from luthier.run.kto import train_kto
 from luthier.run.learner import learner_for, require_libraries
-from luthier.run.licences import named_in, require_made
+from luthier.run.licences import require_made
 from luthier.run.masked import as_trained, filler, hiding_for
 from luthier.run.measure import base_samples, measure
 from luthier.run.memo import code_hash, find_stage, hardware, versions
@@ -123,7 +124,7 @@ def one_run(context: Context) -> None:
 
 def do_stage(context: Context, index: int, stage: Stage) -> None:
     """Training is every rank's work. What else there is to do the main rank does, and the others then find it done."""
-    read = named_in(stage)
+    read = names_read(stage)
     require_made(context.recipe.licences, {made.name: made.path for made in context.stages if made.name in read})
     if isinstance(stage, Training):
         with pointing(context, index):

@@ -14,13 +14,14 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of
 from luthier.base.made import RULES
-from luthier.base.nouns import Chat, Example, Provenance, Record, Rejected, Text
+from luthier.base.nouns import Chat, Example, Provenance, Record, Rejected, Text, last_user
 from luthier.base.source import Source
+from luthier.base.spaced import spaced
 from luthier.base.synthesis import METHODS, Synthesise, asking
 from luthier.data.dataset import Dataset, file_of, fraction, split_key, write_rejected
 from luthier.data.records import record_of, write_records
 from luthier.data.synthesis.estimate import estimate
-from luthier.data.synthesis.made import Dropped, Made, last_question
+from luthier.data.synthesis.made import Dropped, Made
 from luthier.data.synthesis.means import Means
 from luthier.data.synthesis.rules import questions_by_rules
 from luthier.data.synthesis.ways import MIXING, WAYS
@@ -29,7 +30,7 @@ from luthier.evals.refusals import declines
 from luthier.evals.support import unsupported
 from luthier.run.context import Context
 from luthier.run.kept import SIDES
-from luthier.run.made_facts import Result, facts_of, preflight, reasons_of, spread, told
+from luthier.run.made_facts import Result, facts_of, preflight, reasons_of, told
 from luthier.run.memo import StageFolder
 from luthier.run.paying import CAPPED, Meter
 from luthier.run.writers import Writer, draws, writer_of
@@ -110,7 +111,7 @@ def rows_for(stage: Synthesise, data: Dataset) -> Sides:
     def side(examples: Sequence[Example]) -> list[Any]:
         if documents:
             return [e for e in examples if isinstance(e, Text)]
-        return [e for e in examples if isinstance(e, Chat) and last_question(e)]
+        return [e for e in examples if isinstance(e, Chat) and last_user(e.prompt)]
 
     train = side(data.train)[: stage.limit]
     share = len(train) / max(1, len(data.train))
@@ -254,7 +255,7 @@ def check_synthesise(context: Context, stage: Synthesise) -> str:
     if "rules" in stage.methods:
         rows = [one for one in questions_by_rules(sides.train, stage.answer_words) if isinstance(one, Made)]
         some = "".join(
-            f'\n     "{last_question(one.example)}"' for one in spread(rows, 5) if isinstance(one.example, Chat)
+            f'\n     "{last_user(one.example.prompt)}"' for one in spaced(rows, 5) if isinstance(one.example, Chat)
         )
         said.append(
             f"rules: {len(rows):,} questions of {len(sides.train):,} documents, such as{some}"

@@ -9,20 +9,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
+from luthier.run.drawing import FONT, STYLE
 from luthier.run.pictures import nice_ticks, tick_label
 
 LEFT, RIGHT, TOP, BOTTOM = 58, 26, 58, 48
 """Pixels around the plane."""
 LINE = 15
 """Height of a label."""
-STYLE = """
-svg{--ink:#1c1b1a;--muted:#6a6761;--hair:#e6e2d9;--paper:#fcfbf8;--grey:#87837b;--blue:#2568b0;--green:#0d7f68;
---gold:#b07800;--plum:#8a4a9c;--red:#c8442a}
-@media (prefers-color-scheme:dark){svg{--ink:#ece9e2;--muted:#a09c93;--hair:#2e3036;--paper:#15161a;--grey:#98948b;
---blue:#74aeea;--green:#4bc4a3;--gold:#e2b34b;--plum:#c792dc;--red:#ff8b6e}}
-"""
 COLOURS = ("--blue", "--red", "--green", "--gold", "--plum", "--grey")
-FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 
 
 class Span(NamedTuple):
@@ -174,7 +168,7 @@ def axes(
 
 def words(size: float, colour: str = "--ink") -> str:
     """The style of a piece of text."""
-    return f"fill:var({colour});font-size:{size}px;{FONT}"
+    return f"fill:var({colour});font-size:{size}px;font-family:{FONT}"
 
 
 def stroke(path: str, colour: str, width: float, opacity: float = 1) -> str:

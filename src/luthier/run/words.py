@@ -94,3 +94,8 @@ TITLES = {
 LARGE = {"reward": ("loss", "accuracy"), "ppo": ("reward", "kl"), "grpo": ("reward", "kl")}
 LARGE |= dict.fromkeys(("dpo", "orpo", "simpo", "kto"), ("loss", "accuracy"))
 """Which curves of a kind of stage are drawn large; of other kinds, the loss."""
+
+
+def pretty(name: str) -> str:
+    """A key as words: 'by_length' is 'by length'."""
+    return name.replace("_", " ")

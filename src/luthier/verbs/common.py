@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.base.errors import UserError, did_you_mean
+from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.quiet import quiet
 
 if TYPE_CHECKING:
@@ -44,6 +44,22 @@ def read(recipe: Path, changes: Sequence[str], offline: bool) -> Recipe:
     model = loaded.base.model
     quiet(downloads=model is not None and not resolve_path(recipe, model).exists(), offline=offline)
     return loaded
+
+
+def say(lines: Sequence[str], console: Console) -> None:
+    """Sentences about a table; the first is the answer."""
+    from rich.text import Text
+
+    for number, line in enumerate(lines):
+        console.print(Text(line, style="bold" if number == 0 else ""), soft_wrap=True)
+
+
+def finish(failed: Collection[str], *files: Path) -> None:
+    """Names the files that were made. Raises RunError for the parts that failed."""
+    for file in files:
+        print(file)
+    if failed:
+        raise RunError(f"{', '.join(failed)} failed (see above); the same command tries again, and only that.")
 
 
 def find_run(name: str) -> Path:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from luthier.base.errors import RunError
-from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
+from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, finish, read, screen
 from luthier.verbs.versus import compare_answers, compare_arena
 from luthier.verbs.ways import ways
 
@@ -54,16 +53,15 @@ def compare_methods(
     """One stage of a recipe through several methods: a table and a picture of quality, forgetting and cost."""
     loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
     from luthier.console import RunDisplay, comparison
-    from luthier.run.compare import chosen, compare_methods, rates_of
-    from luthier.run.sweep import sweep_of
+    from luthier.run.against.compare import chosen, compare_methods, rates_of
+    from luthier.run.against.sweep import sweep_of
 
     console = screen()
     with RunDisplay(console) as display:
         sweep = sweep_of(rates, replay)
         made = compare_methods(loaded, recipe, chosen(methods), rates_of(rate or ()), stage, (display,), sweep)
     comparison(made, console)
-    if made.failed:
-        raise RunError(f"{', '.join(made.failed)} failed (see above); the same command tries again, and only that.")
+    finish(made.failed)
 
 
 comparing.command("ways")(ways)

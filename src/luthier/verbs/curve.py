@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from luthier.base.errors import RunError
-from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
+from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, finish, read, say, screen
 
 
 def curve(
@@ -36,11 +35,7 @@ def curve(
     with RunDisplay(console) as display:
         asked = run_curve(loaded, recipe, sizes.split(","), seeds, stage, metric, more, worth, least_steps, (display,))
     show(asked.found, console)
-    for file in ("curve.html", "curve.svg", "curve.json"):
-        print(asked.folder / file)
-    if asked.found["failed"]:
-        failed = ", ".join(asked.found["failed"])
-        raise RunError(f"{failed} failed (see above); the same command tries again, and only that.")
+    finish(asked.found["failed"], *(asked.folder / file for file in ("curve.html", "curve.svg", "curve.json")))
 
 
 def show(found: Any, console: Any) -> None:
@@ -58,8 +53,7 @@ def show(found: Any, console: Any) -> None:
             table.add_row(*(Text(row[key]) for key in ("n", "value", "interval", "runs", "asked")))
         console.print()
         console.print(table)
-        for number, line in enumerate(one["said"]):
-            console.print(Text(line, style="bold" if number == 0 else ""), soft_wrap=True)
+        say(one["said"], console)
     console.print()
     for line in found["notes"]:
         console.print(Text(line, style="dim"), soft_wrap=True)

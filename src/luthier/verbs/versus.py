@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.evals.formats import Check
-    from luthier.run.arena import Voted
-    from luthier.run.versus import Versus
+    from luthier.run.against.arena import Voted
+    from luthier.run.against.versus import Versus
 
 
 def compare_answers(
@@ -52,9 +52,9 @@ def compare_answers(
     form = form_of(format_regex, schema)
     from luthier.base.rubric import Rubric, is_rubric_file
     from luthier.base.rubric_file import load_rubric
+    from luthier.run.against.versus import Asked, compare_answers
+    from luthier.run.against.versus_page import write_page
     from luthier.run.subjects import Asking
-    from luthier.run.versus import Asked, compare_answers
-    from luthier.run.versus_page import write_page
 
     keys = tuple((host, name) for host, _, name in ((k if "=" in k else f"={k}").partition("=") for k in key_env or ()))
     how = Asking(max_new_tokens, temperature, seed, keys, timeout_s, retries, concurrency)
@@ -94,7 +94,8 @@ def show_comparison(found: Versus, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from luthier.run.versus_words import arena_lines, arena_table, bout_lines, correction, judge_lines, said, table
+    from luthier.run.against.versus_words import arena_lines, arena_table, correction, said, table
+    from luthier.run.judged_words import bout_lines, judge_lines
 
     headings, rows = table(found)
     shown = Table(title=f"{len(found.chats):,} questions of {found.questions}", title_justify="left")
@@ -150,7 +151,7 @@ def compare_arena(
         raise UserError(f"--by {by}: is not vote, prompt or voter.")
     quiet(downloads=False)
     console = screen()
-    from luthier.run.arena import count_votes
+    from luthier.run.against.arena import count_votes
 
     found = count_votes(votes, by, seed, out)
     show_arena(found, console)
@@ -162,7 +163,7 @@ def show_arena(found: Voted, console: Console) -> None:
     """The tables and what they mean."""
     from rich.text import Text
 
-    from luthier.run.versus_words import arena_lines, arena_table, category_table
+    from luthier.run.against.versus_words import arena_lines, arena_table, category_table
 
     drawn = {"vote": "votes", "prompt": "prompts", "voter": "voters"}[found.whole.resampled]
     print_table(f"{found.whole.votes:,} votes; intervals over {drawn}", *arena_table(found.whole), console)

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from luthier.base.errors import RunError
-from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, read, screen
+from luthier.verbs.common import Changes, Offline, RecipeFile, SetChanges, finish, read, say, screen
 
 
 def ways(
@@ -32,8 +31,8 @@ def ways(
     loaded = read(recipe, [*(changes or ()), *(sets or ())], offline)
     from luthier.base.errors import UserError, did_you_mean
     from luthier.console import RunDisplay
-    from luthier.run.ask_ways import compare_ways
-    from luthier.run.ways import plan_ways
+    from luthier.run.against.ask_ways import compare_ways
+    from luthier.run.against.ways import plan_ways
 
     if examples not in ("nearest", "fixed"):
         raise UserError(
@@ -48,11 +47,7 @@ def ways(
     with RunDisplay(console) as display:
         asked = compare_ways(loaded, recipe, plan, (display,))
     show(asked.made, console)
-    for file in ("ways.html", "ways.svg", "ways.json"):
-        print(asked.folder / file)
-    if asked.made["failed"]:
-        failed = ", ".join(asked.made["failed"])
-        raise RunError(f"{failed} failed (see above); the same command tries again, and only that.")
+    finish(asked.made["failed"], *(asked.folder / file for file in ("ways.html", "ways.svg", "ways.json")))
 
 
 def show(made: Any, console: Any) -> None:
@@ -60,7 +55,7 @@ def show(made: Any, console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from luthier.run.ways_page import HEADINGS, notes, table
+    from luthier.run.against.ways_page import HEADINGS, notes, table
 
     shown = Table(title="prompt, retrieve or tune", title_justify="left")
     for number, heading in enumerate(HEADINGS):
@@ -69,8 +64,7 @@ def show(made: Any, console: Any) -> None:
         shown.add_row(*map(Text, row), style="bold" if row[0] == made["chosen"] else "")
     console.print()
     console.print(shown, width=max(console.width, 130) if not console.is_terminal else None)
-    for number, line in enumerate(made["said"]):
-        console.print(Text(line, style="bold" if number == 0 else ""), soft_wrap=True)
+    say(made["said"], console)
     console.print()
     for line in notes(made):
         console.print(Text(line, style="dim"), soft_wrap=True)

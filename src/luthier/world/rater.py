@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from luthier.base.nouns import Message
+from luthier.base.nouns import Message, last_user
 from luthier.base.values import contains
 from luthier.world.tables import Fact, World, the_world
 
@@ -44,8 +44,7 @@ def explain(messages: Sequence[Message], answer: str) -> dict[str, float]:
 
 def fact_asked(messages: Sequence[Message]) -> Fact | None:
     """The fact that the last question asks for; None unless it names exactly one entity and one of its properties."""
-    asked = next((message.content for message in reversed(messages) if message.role == "user"), "")
-    return _fact_in(asked)
+    return _fact_in(last_user(messages))
 
 
 @cache

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from luthier.base.nouns import Chat, Example
 from luthier.base.sentences import sentences
-from luthier.data.curate.questions import asked, content_words, marked, numbers_in
+from luthier.data.curate.parts import asked
+from luthier.data.curate.questions import content_words, marked, numbers_in
 
 LEAST_SENTENCES = 20
 """A thing is only known where so many sentences speak of it."""

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Pair, Text
-from luthier.data.text import folded
+from luthier.data.text import words_only
 
 NGRAM = 13
 DOCUMENT_SHARE = 0.5
@@ -43,7 +43,7 @@ class Known(NamedTuple):
     rows: Sequence[Example]
     ngram: int
     whole: Mapping[str, Sequence[int]]
-    """A whole text, folded -> indices of the rows that are it."""
+    """A whole text's words -> indices of the rows that are it."""
     runs: Mapping[Run, frozenset[int]]
     """n words -> indices of the rows that hold them; without the words of a template."""
     sizes: Sequence[int]
@@ -65,10 +65,10 @@ def known(evaluation: Sequence[Example], ngram: int = NGRAM) -> Known:
     own: list[set[Run]] = []
     for index, row in enumerate(evaluation):
         for text in measured_texts(row):
-            if plain := folded(text):
+            if plain := words_only(text):
                 whole.setdefault(plain, []).append(index)
         long = [*measured_texts(row), *reference_of(row)]
-        own.append({run for text in long for run in ngrams(folded(text).split(), ngram)})
+        own.append({run for text in long for run in ngrams(words_only(text).split(), ngram)})
     counts = Counter(run for mine in own for run in mine)
     common = {r for r, c in counts.items() if c > max(BOILERPLATE_ROWS, len(evaluation) / 10)}
     runs: dict[Run, set[int]] = {}
@@ -85,7 +85,7 @@ def shared(row: Example, of: Known) -> Shared:
     runs: dict[int, dict[Run, None]] = {}
     size = 0
     for text in trained_texts(row):
-        plain = folded(text)
+        plain = words_only(text)
         for index in of.whole.get(plain, ()):
             exact[index] = None
         if of.runs:

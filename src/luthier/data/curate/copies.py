@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
-from luthier.data.curate.questions import folded_words, marked
+from luthier.data.curate.questions import marked, words_in
 
 
 def standing_for(
@@ -20,7 +20,7 @@ def standing_for(
     (`exact`), or that is `alike` and speaks of no other thing, as `questions.other_things` says: one of the two has no
     name and no number that the other lacks. `alike` is asked of no pair that speaks of other things."""
     marks = {i: marked(texts[i]) for i in order}
-    words = {i: folded_words(texts[i]) for i in order}
+    words = {i: words_in(texts[i]) for i in order}
     often = Counter(mark for i in order for mark in marks[i])
     leaders: list[int] = []
     same: dict[int, int] = {}

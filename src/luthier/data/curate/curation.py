@@ -24,8 +24,9 @@ from luthier.data.curate.engine import Engine, on_rows, started
 from luthier.data.curate.groups import held_out, joined
 from luthier.data.curate.limits import allowed
 from luthier.data.curate.near import both, exact_clusters, near_clusters, near_vectors
+from luthier.data.curate.parts import told
 from luthier.data.curate.quality import flaws, quality, scores_of
-from luthier.data.curate.questions import outvoted, same_question, words_of
+from luthier.data.curate.questions import outvoted, same_question
 from luthier.data.curate.style import consistency, style_of
 from luthier.data.curate.vectors import Embed, tfidf
 from luthier.data.dataset import content
@@ -144,7 +145,7 @@ def curate(
         examples = [row.example for row in rows]
         looked = on_rows(partial(look_at, given.words), examples, how.engine)
     faults, scores = [one.flaws for one in looked], [one.measures | one.told.measures for one in looked]
-    texts = [words_of(example) for example in examples]
+    texts = [told(example) for example in examples]
     tell(f"{len(rows):,} rows: looking for duplicates")
     base_N = quality(scores)
     out: list[str | None] = [None] * len(rows)

@@ -24,6 +24,7 @@ from luthier.base.stems import content_words
 from luthier.data.curate import junk
 from luthier.data.curate.parts import Parts, parts_of
 from luthier.data.curate.readability import readability
+from luthier.data.text import words_only
 
 LEAST_COMPRESSED = 200
 """Characters below which a compressor's own bytes decide the ratio."""
@@ -123,7 +124,7 @@ def flaws(example: Example) -> list[str]:
         found.append(f"the answer {why}" if not document else f"the text {why}")
     if not document and (why := junk.mash(prompt)):
         found.append(f"the question {why}")
-    if not document and _plain(answer) == _plain(prompt):
+    if not document and words_only(answer) == words_only(prompt):
         found.append("the answer is the question")
     for what, bits in _junk(parts).items():
         if len(bits) >= (junk.LEAST_TAGS if what == "has markup in its text" else 1):
@@ -153,10 +154,6 @@ def _odd_form(answer: str, document: bool) -> list[str]:
     if len(letters) >= 40 and sum(map(str.isupper, letters)) > SHOUTED_FRAC * len(letters):
         found.append("is written in capitals")
     return found
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _short(text: str) -> str:

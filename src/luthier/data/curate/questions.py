@@ -1,4 +1,4 @@
-"""What a row asks and says, for comparing rows: the words, the question in whatever wording, answers that disagree.
+"""What rows ask and say, for comparing rows: the same question in whatever wording, answers that disagree.
 
 A wrong answer cannot be told by its looks. Where the same question stands in the data several times, it can be told by
 its company: it says something else than most. This is about rows whose questions have the same content words; two
@@ -11,7 +11,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Text
+from luthier.base.nouns import Chat, Example
+from luthier.data.curate.parts import asked
 
 LEAST_SAID = 3
 """An answer is only outvoted where the question stands there so often at least."""
@@ -29,36 +30,6 @@ STOP = frozenset(
     )
 )
 """Words that a question can do without."""
-
-
-def words_of(example: Example) -> str:
-    """All that a row says, but for a system message."""
-    match example:
-        case Text(text):
-            return text
-        case Chat(messages):
-            return "\n".join(m.content for m in messages if m.role != "system")
-        case Pair(prompt, chosen, rejected):
-            return "\n".join([said(prompt), chosen, rejected])
-        case Labelled(prompt, answer):
-            return f"{said(prompt)}\n{answer}"
-        case Choice(context, options):
-            return "\n".join([context, *options])
-
-
-def said(messages: Sequence[Message]) -> str:
-    return "\n".join(m.content for m in messages if m.role != "system")
-
-
-def asked(example: Example) -> str:
-    """The question that a row answers; of a text its beginning."""
-    match example:
-        case Text(text):
-            return text.strip().split("\n", 1)[0]
-        case Choice(context):
-            return context
-        case Chat() | Pair() | Labelled():
-            return next((m.content for m in reversed(example.prompt) if m.role == "user"), "")
 
 
 def content_words(text: str) -> frozenset[str]:
@@ -129,7 +100,7 @@ def numbers_in(words: frozenset[str]) -> set[str]:
 def other_things(a: str, b: str) -> bool:
     """Whether two texts, alike as they may be, speak of different things: each has a number, or a name, that stands
     nowhere in the other."""
-    return bool(marked(a) - folded_words(b)) and bool(marked(b) - folded_words(a))
+    return bool(marked(a) - words_in(b)) and bool(marked(b) - words_in(a))
 
 
 def marked(text: str) -> set[str]:
@@ -143,5 +114,5 @@ def marked(text: str) -> set[str]:
     return found
 
 
-def folded_words(text: str) -> set[str]:
+def words_in(text: str) -> set[str]:
     return {word.casefold() for word in WORD.findall(text)}

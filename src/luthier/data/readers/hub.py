@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.nouns import Row
-from luthier.data.text import Read
+from luthier.data.text import Read, plain
 
 SCHEME = "hub:"
 NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
@@ -89,7 +89,7 @@ def open_hub(where: str, path: str, root: Path) -> HubRows:
     def rows() -> Iterator[Read]:
         with told(where, path, address):
             for index, fields in enumerate(parts[split]):
-                row = {str(key): plain(value) for key, value in fields.items()}
+                row = plain(fields, kind_of_bytes)
                 yield Row({"licence": licence, **row} if licence else row, f"{shown}[{index}]")
 
     return HubRows(split, version, licence, rows)
@@ -154,15 +154,6 @@ def why(address: Address, error: Exception) -> str:
     return f"{said.rstrip('.')}. Download it (hf download --repo-type dataset) and give the folder, if this stays."
 
 
-def plain(value: Any) -> Any:
-    """The value in JSON's types. Pictures and sounds (bytes, objects) become their kind in words: no model here reads
-    them."""
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, bytes):
-        return f"<{len(value)} bytes>"
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    return value if value is None or isinstance(value, str | int) else str(value)
+def kind_of_bytes(value: bytes) -> str:
+    """Pictures and sounds as their kind in words: no model here reads them."""
+    return f"<{len(value)} bytes>"

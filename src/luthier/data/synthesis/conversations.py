@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from luthier.base.nouns import Chat, Message
-from luthier.data.dataset import folded
+from luthier.base.nouns import Chat, Message, last_user
+from luthier.base.rouge import words_of
 from luthier.data.synthesis.documents import shown
-from luthier.data.synthesis.made import Dropped, Made, last_question
+from luthier.data.synthesis.made import Dropped, Made
 from luthier.data.synthesis.means import Found, Means, no_reply
-from luthier.data.synthesis.novelty import pool_of, rouge_l, words_of
+from luthier.data.synthesis.novelty import likeness, pool_of
 from luthier.data.synthesis.parse import items, one_text
+from luthier.data.text import case_folded
 
 PARAPHRASE = """Write the question below in {count} other ways, as other people would ask it. Change the words and the
 order, keep the meaning, and keep every name and number as it is.
@@ -65,22 +66,22 @@ def paraphrase(chats: Sequence[Chat], means: Means) -> Found:
     instructions so; a wording that loses or adds a name or a number is left out."""
     found: Found = []
     count = means.settings.per_row
-    prompts = [PARAPHRASE.format(count=count, question=last_question(chat)) for chat in chats]
+    prompts = [PARAPHRASE.format(count=count, question=last_user(chat.prompt)) for chat in chats]
     for number, (chat, reply) in enumerate(zip(chats, means.ask(prompts), strict=True)):
-        question = last_question(chat)
+        question = last_user(chat.prompt)
         if (why := no_reply(reply, whole=False)) is not None:
             found.append(Dropped(chat.origin, why))
             continue
-        seen = {folded(question)}
+        seen = {case_folded(question)}
         for wording in items(reply.text)[:count]:
-            if folded(wording) in seen:
+            if case_folded(wording) in seen:
                 found.append(Dropped(chat.origin, f'"{shown(wording)}": it is the same wording'))
             elif not means.same(question, wording):
                 found.append(
                     Dropped(chat.origin, f'"{shown(wording)}": it does not ask the same as "{shown(question)}"')
                 )
             else:
-                seen.add(folded(wording))
+                seen.add(case_folded(wording))
                 found.append(Made(asked_so(chat, wording), number, f"paraphrase by {means.writer}"))
         if len(seen) == 1 and not items(reply.text):
             found.append(Dropped(chat.origin, f'no wording can be read in the reply: "{shown(reply.text)}"'))
@@ -97,7 +98,7 @@ def asked_so(chat: Chat, words: str) -> Chat:
 def self_instruct(chats: Sequence[Chat], means: Means) -> Found:
     """New instructions in the manner of the seeds, kept where no other is near (ROUGE-L), then answered. Wang et al.
     2022 (Self-Instruct), section 2.2: eight tasks shown, six of people and two made before; filters of appendix A.2."""
-    seeds = list(dict.fromkeys(last_question(chat) for chat in chats))
+    seeds = list(dict.fromkeys(last_user(chat.prompt) for chat in chats))
     pool, made = pool_of(seeds), list[str]()
     found: Found = []
     chance = means.random("self-instruct")
@@ -152,19 +153,19 @@ def evolve(chats: Sequence[Chat], means: Means) -> Found:
     for number, chat in enumerate(chats):
         for how in chance.sample(ways, min(means.settings.per_row, len(ways))):
             template = BREADTH if how is None else EVOLVE
-            prompts.append(template.format(how=how, instruction=last_question(chat)))
+            prompts.append(template.format(how=how, instruction=last_user(chat.prompt)))
             asked.append((number, "breadth" if how is None else DEPTH[how]))
     found: Found = []
     evolved: list[tuple[str, int | None, str]] = []
     seen: set[str] = set()
     for (number, way), reply in zip(asked, means.ask(prompts), strict=True):
         chat, task = chats[number], one_text(reply.text)
-        why = no_reply(reply) or not_evolved(last_question(chat), task)
-        why = why or ("it was made before" if folded(task) in seen else None)
+        why = no_reply(reply) or not_evolved(last_user(chat.prompt), task)
+        why = why or ("it was made before" if case_folded(task) in seen else None)
         if why is not None:
             found.append(Dropped(chat.origin, f'"{shown(task)}": {why}' if task else why))
         else:
-            seen.add(folded(task))
+            seen.add(case_folded(task))
             evolved.append((task, number, f"{chat.origin} ({way})"))
     return found + replied(evolved, means, "instruction evolved")
 
@@ -175,7 +176,7 @@ def not_evolved(before: str, after: str) -> str | None:
         return "it repeats what was asked of the model"
     if not re.search(r"[^\W\d_]{3}", after) or len(after.split()) < 3:
         return "it holds no words to speak of"
-    if rouge_l(words_of(before), words_of(after)) > 0.95:
+    if likeness(words_of(before), words_of(after)) > 0.95:
         return "it says the same as before"
     return None
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 
 from luthier.base.nouns import Text
-from luthier.data.dataset import folded
 from luthier.data.synthesis.made import Dropped, Made, answered
 from luthier.data.synthesis.means import Found, Means, no_reply
 from luthier.data.synthesis.parse import grade, items, objects, one_text
 from luthier.data.synthesis.passages import Nearest, Passage, found_in, passages
+from luthier.data.text import case_folded
 
 LOOKED_UP = 3
 """Passages that are searched for an answer to a question that is to have none."""
@@ -99,7 +99,7 @@ def questions(documents: Sequence[Text], means: Means) -> Found:
             if why is not None:
                 found.append(Dropped(passage.origin, f'"{shown(row["question"])}": {why}'))
                 continue
-            seen.add(folded(row["question"]))
+            seen.add(case_folded(row["question"]))
             chat = answered(row["question"], row["answer"], passage.origin)
             found.append(Made(chat, passage.item, f"question and answer from a passage by {means.writer}"))
     return found
@@ -129,7 +129,7 @@ def bad_question(question: str, seen: set[str]) -> str | None:
         return "it is no question of 3 to 60 words"
     if OUTSIDE.search(question):
         return "it speaks of the passage, which its reader does not see"
-    return "it was asked before" if folded(question) in seen else None
+    return "it was asked before" if case_folded(question) in seen else None
 
 
 def unanswerable(documents: Sequence[Text], means: Means) -> Found:
@@ -148,7 +148,7 @@ def unanswerable(documents: Sequence[Text], means: Means) -> Found:
             if (why := bad_question(question, seen)) is not None:
                 found.append(Dropped(passage.origin, f'"{shown(question)}": {why}'))
             else:
-                seen.add(folded(question))
+                seen.add(case_folded(question))
                 asked.append((passage, question))
     nearest = Nearest(cut)
     checks = []

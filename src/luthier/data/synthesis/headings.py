@@ -91,7 +91,7 @@ def question_of(heading: str, title: str, corpus: Corpus, instructs: bool) -> tu
         return None
     if re.search(r"[;|<>\"“”#@/]|https?:|\d{4}|\.$|: |!$", words) or "(" in words.replace(")", "(")[:1]:
         return None
-    return clause(words, corpus) or deed(words, corpus, instructs) or by_suffix(words, title, corpus)
+    return clause(words, corpus) or deed(words, corpus, instructs) or by_suffix(words, corpus)
 
 
 def the_title(title: str, corpus: Corpus) -> str:
@@ -172,7 +172,7 @@ def bound_object(word: str) -> bool:
     )
 
 
-def by_suffix(words: str, title: str, corpus: Corpus) -> tuple[str, str] | None:
+def by_suffix(words: str, corpus: Corpus) -> tuple[str, str] | None:
     """ "Password requirements", "Leave policy", "Types of leave"."""
     said = cased(words, corpus)
     for pattern, question, _ in SUFFIXES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from luthier.base.nouns import Chat, Message, Pair
@@ -29,13 +29,3 @@ class Dropped(NamedTuple):
 def answered(question: str, answer: str, origin: str) -> Chat:
     """A question with its answer."""
     return Chat((Message("user", question), Message("assistant", answer)), origin)
-
-
-def last_question(chat: Chat) -> str:
-    """What a conversation asks last."""
-    return next((message.content for message in reversed(chat.prompt) if message.role == "user"), "")
-
-
-def origins(rows: Sequence[str], most: int = 3) -> str:
-    """Several origins as one."""
-    return ", ".join(rows[:most]) + (f" and {len(rows) - most} more" if len(rows) > most else "")

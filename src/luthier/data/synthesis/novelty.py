@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-
-def words_of(text: str) -> list[str]:
-    """Words in small letters: ASCII letters and digits, as rouge-score cuts them (without its stemmer), and letters of
-    other scripts."""
-    return re.findall(r"[^\W_]+", text.lower())
+from luthier.base.rouge import rouge_l, words_of
 
 
-def lcs(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, by bits of one whole number: a row of the table is a handful of
-    machine words (Hyyrö 2004)."""
-    places: dict[str, int] = {}
-    for i, word in enumerate(a):
-        places[word] = places.get(word, 0) | 1 << i
-    full = (1 << len(a)) - 1
-    row = full
-    for word in b:
-        hits = row & places.get(word, 0)
-        row = ((row + hits) | (row - hits)) & full
-    return len(a) - row.bit_count()
-
-
-def rouge_l(a: Sequence[str], b: Sequence[str]) -> float:
-    """F-measure of the longest common subsequence: 2·LCS / (|a| + |b|). Lin 2004, with β = 1."""
-    return 2 * lcs(a, b) / (len(a) + len(b)) if a or b else 1.0
+def likeness(a: Sequence[str], b: Sequence[str]) -> float:
+    """ROUGE-L of two texts' words; two texts without a word are the same."""
+    return rouge_l(a, b) if a or b else 1.0
 
 
 @dataclass
@@ -58,7 +39,7 @@ class Pool:
             bound = 2 * min(len(words), len(other)) / length if length else 1.0
             if bound < max(at_least, best[0]) or 2 * (count & known).total() < max(at_least, best[0]) * length:
                 continue
-            score = rouge_l(words, other)
+            score = likeness(words, other)
             if score >= at_least and score > best[0]:
                 best = (score, text_)
         return best

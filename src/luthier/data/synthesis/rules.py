@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from luthier.base.nouns import Text
-from luthier.data.dataset import folded
 from luthier.data.synthesis.headings import POINTS, SAYS_NOTHING, question_of, topic_question
 from luthier.data.synthesis.lines import asked_in, of_glossary, of_paragraph, of_table
 from luthier.data.synthesis.made import Dropped, Made, answered
 from luthier.data.synthesis.pages import LEAST_WORDS, Candidate, Page, page_of, quoted
 from luthier.data.synthesis.sections import Section
 from luthier.data.synthesis.wording import VERBS, Corpus, cased, content_words, corpus_of
+from luthier.data.text import case_folded
 
 DEICTIC = re.compile(
     r"\b(?:see|listed|described|outlined|mentioned|shown|noted|discussed|linked|defined|given|detailed|found|steps?|table|"
@@ -63,7 +63,7 @@ def questions_by_rules(documents: Sequence[Text], answer_words: int = 150) -> li
     """All questions that the rules find in some documents, in their order, and those that were dropped, with why."""
     pages = [page_of(number, text) for number, text in enumerate(documents)]
     corpus = corpus_of(text.text for text in documents)
-    often = Counter(folded(h) for page in pages for h in {section.heading for section in page.sections})
+    often = Counter(case_folded(h) for page in pages for h in {section.heading for section in page.sections})
     found: list[Made | Dropped] = []
     seen: dict[str, str] = {}
     asked: set[tuple[int, str]] = set()
@@ -71,15 +71,15 @@ def questions_by_rules(documents: Sequence[Text], answer_words: int = 150) -> li
         several = list(candidates(page, corpus, often, answer_words))
         for candidate in sorted(several, key=lambda one: one.vague):  # what says more comes first
             question, why = weighed(candidate, corpus)
-            if why is None and folded(question) in seen:
-                why = f"the same question is made of {seen[folded(question)]}"
-            if why is None and (page.number, folded(candidate.answer)) in asked:
+            if why is None and case_folded(question) in seen:
+                why = f"the same question is made of {seen[case_folded(question)]}"
+            if why is None and (page.number, case_folded(candidate.answer)) in asked:
                 why = "another question has the same answer"
             if why is not None:
                 found.append(Dropped(page.origin, f'"{question}": {why}'))
                 continue
-            seen[folded(question)] = page.origin
-            asked.add((page.number, folded(candidate.answer)))
+            seen[case_folded(question)] = page.origin
+            asked.add((page.number, case_folded(candidate.answer)))
             found.append(Made(answered(question, candidate.answer, page.origin), page.number, candidate.step))
     return found
 
@@ -115,7 +115,7 @@ def under_heading(
         question, step = topic, "a heading that names a topic"
     else:
         return
-    common, vague = often[folded(section.heading)] > 1, step == "a heading that names a topic"
+    common, vague = often[case_folded(section.heading)] > 1, step == "a heading that names a topic"
     yield Candidate(question, answer, f"question from {step}", page, section.heading, common, vague=vague)
 
 

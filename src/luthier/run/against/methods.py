@@ -17,10 +17,11 @@ from luthier.base.crosscheck import WRITES_TEXT, crosscheck, stage_name
 from luthier.base.errors import UserError, did_you_mean
 from luthier.base.judged import judging_stage
 from luthier.base.probes import LossProbe, Probe, WinRateProbe
+from luthier.base.reads import names_read
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.tuning import Lora, Training
 from luthier.model.quantise import require_bitsandbytes
-from luthier.run.sweep import Sweep, replayed, variant_of, variants, varied
+from luthier.run.against.sweep import Sweep, replayed, variant_of, variants, varied
 
 Settings = dict[str, Any]
 
@@ -259,20 +260,12 @@ def frozen(recipe: Recipe, root: Path, stage: Training) -> Settings:
     return {"first": max(1, layers // 2), "embeddings": True}
 
 
-def sources_of(stage: Stage) -> set[str]:
-    """Names of the sources that a stage reads."""
-    settings = stage.model_dump()
-    named = [settings.get(key) for key in ("data", "prompts", "pairs")]
-    names = {name for value in named if value for name in ([value] if isinstance(value, str) else value)}
-    return names | ({settings["replay"]["data"]} if settings.get("replay") else set())
-
-
 def probes_for(
     recipe: Recipe, stage: Stage, earlier: list[Stage], methods: list[str], start: str, notes: list[str]
 ) -> tuple[dict[str, Settings], list[str], list[str]]:
     """The recipe's probes over the methods and the model they start from; names of those of quality, of forgetting.
     A loss on the stage's held-out rows, and one on earlier documents, are added where the recipe has none."""
-    old, new = stage_name(stage), sources_of(stage)
+    old, new = stage_name(stage), set(names_read(stage))
     made: dict[str, Settings] = {}
     quality, forgetting = [], []
     for name, probe in recipe.evaluate.items():
@@ -297,7 +290,7 @@ def probes_for(
     if not quality and isinstance(stage, Sft | Pretrain):
         first = stage.data if isinstance(stage.data, str) else next(iter(stage.data))
         made["loss"], quality = {"kind": "loss", "data": first, "after": [start, *methods]}, ["loss"]
-    known = [s for other in earlier if isinstance(other, Pretrain | Sft) for s in sources_of(other) if s in recipe.data]
+    known = [s for other in earlier if isinstance(other, Pretrain | Sft) for s in names_read(other) if s in recipe.data]
     known = [name for name in known if name not in new and recipe.data[name].heldout > 0]
     if not forgetting and known:
         made["forgetting"] = {"kind": "loss", "data": known[0], "after": [start, *methods], "since": start}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from luthier.run.compare_picture import STYLE
-from luthier.run.curve_picture import words
-from luthier.run.pictures import nice_ticks, spread, tick_label
-from luthier.run.ways_words import TUNED, dollars, points, signed
+from luthier.base.spaced import spaced
+from luthier.run.against.ways_words import TUNED, dollars, points, signed
+from luthier.run.drawing import Plot, words
+from luthier.run.pictures import nice_ticks, spread
 
 WIDE, TALL = 860, 420
 LEFT, RIGHT, TOP, BOTTOM = 66, 150, 84, 62
@@ -66,52 +65,29 @@ def ways_picture(made: Mapping[str, Any], title: str, alone: bool = True) -> str
     """Quality against the cost of 1,000 answers (logarithmic), a dot and its interval a way, as SVG text."""
     rows = made["rows"]
     costs = {way: max(row["usd_1000"], 1e-9) for way, row in rows.items()}
-    low, high = math.log10(min(costs.values())) - 0.15, math.log10(max(costs.values())) + 0.15
+    low, high = min(costs.values()) * 10**-0.15, max(costs.values()) * 10**0.15
     ends = [row["quality"][key] for row in rows.values() for key in ("low", "high")]
     ticks = nice_ticks(max(0.0, min(ends) - 0.03), min(1.0, max(ends) + 0.03), 6)
-
-    def x(usd: float) -> float:
-        return round(LEFT + (WIDE - LEFT - RIGHT) * (math.log10(usd) - low) / (high - low), 1)
-
-    def y(value: float) -> float:
-        inside = min(max(value, ticks[0]), ticks[-1])
-        return round(TALL - BOTTOM - (TALL - TOP - BOTTOM) * (inside - ticks[0]) / (ticks[-1] - ticks[0]), 1)
-
-    parts = [words(LEFT, 30, title, size=17, bold=True)]
-    if alone:  # a page says it beside the picture
-        parts.append(words(LEFT, 52, made["said"][0], ink="--muted"))
-    for tick in ticks:
-        parts.append(f'<path d="M{LEFT} {y(tick)}H{WIDE - RIGHT}" style="stroke:var(--hair);fill:none"/>')
-        label = tick_label(tick, ticks[1] - ticks[0], True)
-        parts.append(words(LEFT - 10, y(tick) + 4, label, size=12, ink="--muted", anchor="end"))
-    for usd in money_ticks(low, high):
-        parts.append(f'<path d="M{x(usd)} {TALL - BOTTOM}v5" style="stroke:var(--muted);fill:none"/>')
-        parts.append(words(x(usd), TALL - BOTTOM + 20, dollars(usd), size=12, ink="--muted", anchor="middle"))
-    axis = "cost of 1,000 answers (up and left is better)"
-    parts.append(words((LEFT + WIDE - RIGHT) / 2, TALL - 18, axis, size=12, ink="--muted", anchor="middle"))
+    plot = Plot(low, high, ticks, WIDE, TALL, LEFT, RIGHT, TOP, BOTTOM)
+    amounts = [(usd, dollars(usd)) for usd in money_ticks(low, high)]
+    parts = plot.axes(True, amounts, "cost of 1,000 answers (up and left is better)")
     order = list(rows)
-    tops = spread([y(rows[way]["quality"]["value"]) for way in order], 17, TALL - BOTTOM)
+    tops = spread([plot.y(rows[way]["quality"]["value"]) for way in order], 17, plot.base)
     for way, top in zip(order, tops, strict=True):
-        quality, at = rows[way]["quality"], x(costs[way])
+        quality, at = rows[way]["quality"], plot.x(costs[way])
         ink = "--red" if way == made["chosen"] else "--blue" if way in TUNED else "--ink"
-        whisker = f'd="M{at} {y(quality["low"])}V{y(quality["high"])}"'
+        whisker = f'd="M{at} {plot.y(quality["low"])}V{plot.y(quality["high"])}"'
         parts.append(f'<path {whisker} style="stroke:var({ink});stroke-width:1.5;opacity:.5;fill:none"/>')
-        parts.append(f'<circle cx="{at}" cy="{y(quality["value"])}" r="5.5" style="fill:var({ink})"/>')
+        parts.append(f'<circle cx="{at}" cy="{plot.y(quality["value"])}" r="5.5" style="fill:var({ink})"/>')
         parts.append(words(at + 11, top + 4, way, ink=ink, bold=way == made["chosen"]))
-    label = escape(f"{title}. {' '.join(made['said'])}")
-    ground = f'<style>{STYLE}</style><rect width="{WIDE}" height="{TALL}" style="fill:var(--paper)"/>' if alone else ""
-    size = f'width="{WIDE}" height="{TALL}"' if alone else 'style="width:100%;height:auto"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {TALL}" {size} role="img" '
-        f'aria-label="{label}">{ground}{"".join(parts)}</svg>\n'
-    )
+    return plot.titled(title, made["said"], parts, alone)
 
 
 def money_ticks(low: float, high: float) -> list[float]:
-    """Round amounts between two logarithms: powers of ten; their 2 and 5 fold too where those are few, or all."""
-    powers = range(math.floor(low), math.ceil(high) + 1)
+    """Round amounts between two others: powers of ten; their 2 and 5 fold too where those are few, or all."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1,), (1, 2, 5), range(1, 10)):
-        ticks = [m * 10.0**k for k in powers for m in digits if low <= math.log10(m * 10.0**k) <= high]
+        ticks = [m * 10.0**k for k in powers for m in digits if low <= m * 10.0**k <= high]
         if len(ticks) >= 3:
             break
     return ticks
@@ -141,10 +117,5 @@ def spread_out(rights: Sequence[Sequence[int | None]]) -> list[int]:
     """Some questions to show: those first on which the ways part, else any, each half from the whole range."""
     parted = [i for i, row in enumerate(rights) if len(set(row)) > 1]
     rest = [i for i in range(len(rights)) if i not in set(parted)]
-    chosen = thinned(parted, SHOWN - 2)
-    return sorted([*chosen, *thinned(rest, SHOWN - len(chosen))])
-
-
-def thinned(items: Sequence[int], most: int) -> list[int]:
-    """At most so many, evenly spread."""
-    return [items[k * len(items) // min(most, len(items))] for k in range(min(most, len(items)))]
+    chosen = spaced(parted, SHOWN - 2)
+    return sorted([*chosen, *spaced(rest, SHOWN - len(chosen))])

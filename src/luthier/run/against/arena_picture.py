@@ -8,7 +8,8 @@ from html import escape
 
 from luthier.evals.arena import Arena
 from luthier.evals.intervals import Figure
-from luthier.run.compare_picture import EDGE, STYLE
+from luthier.run.against.compare_picture import EDGE
+from luthier.run.drawing import svg
 from luthier.run.pictures import nice_ticks, tick_label
 
 ROW, TOP, PANEL, LETTER, AFTER = 34, 92, 460, 7.4, 190
@@ -56,12 +57,7 @@ def arena_picture(whole: Arena, fair: Arena | None) -> str:
             parts.append(mark(other, x, y + up, hollow=True))
         said = f"{f.value:.0f} [{f.low:.0f}, {f.high:.0f}]"
         parts.append(f'<text x="{left + PANEL + 18}" y="{y + 4}">{said}</text>')
-    height = bottom + 38
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{title}"><style>{STYLE}</style>'
-        f'<rect width="{width}" height="{height}" style="fill:var(--paper)"/>{"".join(parts)}</svg>\n'
-    )
+    return svg(width, bottom + 38, title, parts)
 
 
 def mark(f: Figure, x: Callable[[float], float], y: float, hollow: bool) -> str:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from luthier.evals.arena import Arena
 from luthier.evals.intervals import Figure
+from luthier.run.judged_words import percent
 
 if TYPE_CHECKING:  # an arena's words need no torch
-    from luthier.run.judging import Judging
-    from luthier.run.measures import Difference, Measure
-    from luthier.run.versus import Versus
+    from luthier.run.against.measures import Difference, Measure
+    from luthier.run.against.versus import Versus
 
 BOUND = {None: "", "never lost": "≥ ", "never won": "≤ "}
 """Before a strength that votes do not bound on one side."""
@@ -105,52 +105,6 @@ def correction(found: Versus) -> str:
         f"{others} are corrected "
         "together (Holm). Intervals are 95 %, by paired bootstrap; p by paired randomisation."
     )
-
-
-def judge_lines(judging: Judging) -> list[str]:
-    """What is known of a judge, before what it says."""
-    lines = [f"judge {judging.judge}: {judging.trust}"]
-    if (e := judging.examined) is not None:
-        lines += [
-            f"with people: Cohen's κ {short(e.kappa)}, the same verdict {percent(e.agreement)}, "
-            f"correlation {number(e.pearson)} (ranks {number(e.spearman)}), n = {e.agreement.n}",
-            f"always the longer answer: κ {short(e.length_kappa)}, the same verdict {percent(e.length_agreement)}",
-        ]
-        if e.people_alpha is not None:
-            lines.append(f"people among themselves: Krippendorff's α {number(e.people_alpha)}")
-        if e.no_verdict:
-            lines.append(f"{e.no_verdict} of the duels that people voted on have no verdict of the judge")
-    if (b := judging.bias) is not None:
-        if judging.rubric is not None:  # to a program the order is nothing
-            lines.append(
-                f"same verdict in both orders {percent(b.consistent)}; {b.first} times it took the first both times, "
-                f"{b.second} times the second (ties, then)"
-            )
-        if b.longer is not None:
-            lines.append(f"it takes the longer answer in {percent(b.longer)} of its decisions")
-    lines += [f"{count} duels without a verdict: {why}" for why, count in judging.reasons.items()]
-    return lines
-
-
-def bout_lines(judging: Judging) -> list[str]:
-    """What a judge says; marked where it is not to be believed."""
-    mark = "" if judging.reliable else "unverified: " if judging.examined is None else "UNRELIABLE: "
-    return [f"{mark}{bout.words}" for bout in judging.bouts]
-
-
-def percent(f: Figure) -> str:
-    """'81 % [75, 86]'"""
-    return f"{f.value * 100:.0f} % [{f.low * 100:.0f}, {f.high * 100:.0f}]"
-
-
-def short(f: Figure | None) -> str:
-    """'0.41 [0.30, 0.52]'; a dash where it is not defined."""
-    return "—" if f is None else f"{f.value:.2f} [{f.low:.2f}, {f.high:.2f}]".replace("-", "−")
-
-
-def number(value: float | None) -> str:
-    """'0.41'; a dash where it is not defined."""
-    return "—" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def arena_table(found: Arena) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.files import hash_path, write_json, write_text
 from luthier.evals.arena import Arena, Vote, arena
 from luthier.evals.intervals import Figure
-from luthier.run.arena_picture import arena_picture
+from luthier.run.against.arena_picture import arena_picture
 from luthier.run.judging import read_votes
 
 

@@ -19,8 +19,9 @@ from luthier.base.crosscheck import WRITES_TEXT, stage_name
 from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json, write_text
-from luthier.base.nouns import Chat, Text
+from luthier.base.nouns import Chat, Text, last_user
 from luthier.base.probes import AnswersProbe
+from luthier.base.reads import names_read
 from luthier.base.recipe import Recipe, Sft
 from luthier.base.seeds import seed_for
 from luthier.base.source import Source
@@ -33,10 +34,9 @@ from luthier.evals.wording import token_f1
 from luthier.generate import Sampling
 from luthier.model.embed import load_embedder
 from luthier.model.load import Loaded
+from luthier.run.against.ways_prompts import Prompted, bare, fits_in, framed, with_examples, with_passages
 from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
 from luthier.run.memo import code_hash, versions
-from luthier.run.methods import sources_of
-from luthier.run.ways_prompts import Prompted, bare, fits_in, framed, question_of, with_examples, with_passages
 
 WAYS = ("zero-shot", "few-shot", "rag", "tuned", "tuned+rag")
 """From the simplest to the most work."""
@@ -129,7 +129,7 @@ def examples_of(recipe: Recipe, index: int) -> str:
     for stage in reversed(recipe.stages[: index + 1]):
         if isinstance(stage, Sft):
             return stage.data if isinstance(stage.data, str) else next(iter(stage.data))
-    return next((name for name in sorted(sources_of(recipe.stages[index])) if name in recipe.data), "")
+    return next((name for name in sorted(names_read(recipe.stages[index])) if name in recipe.data), "")
 
 
 def documents_of(recipe: Recipe, wanted: str | None) -> tuple[Source | None, str]:
@@ -141,7 +141,7 @@ def documents_of(recipe: Recipe, wanted: str | None) -> tuple[Source | None, str
         return Source(path=str(Path(wanted).resolve()), format="text", heldout=0), "" if Path(wanted).exists() else (
             f"--documents {wanted}: no source under data, and no path.{did_you_mean(wanted, recipe.data)}"
         )
-    read = [name for s in recipe.stages if s.kind == "pretrain" for name in sorted(sources_of(s))]
+    read = [name for s in recipe.stages if s.kind == "pretrain" for name in sorted(names_read(s))]
     read += [name for name, source in recipe.data.items() if source.format == "text"]
     if read and read[0] in recipe.data:
         return recipe.data[read[0]], ""
@@ -267,7 +267,7 @@ def answer_way(context: Context, plan: Plan, bench: Bench, way: str, loaded: Loa
     return {
         "way": way,
         "origins": [chat.origin for chat in bench.asked],
-        "questions": [question_of(chat) for chat in bench.asked],
+        "questions": [last_user(chat.prompt) for chat in bench.asked],
         "references": [chat.answer or ", ".join(chat.accept) for chat in bench.asked],
         "answers": said,
         "ended": [a.ended for a in answers],
@@ -314,7 +314,7 @@ def prompter(
 
 def looked_up(asked: Sequence[Chat], found: Sequence[Passage], search: Search, k: int) -> list[list[str]]:
     """The best passages for each question."""
-    best_QK = search([question_of(chat) for chat in asked], k)
+    best_QK = search([last_user(chat.prompt) for chat in asked], k)
     return [[found[i].text for i in row if i >= 0] for row in best_QK.tolist()]
 
 
@@ -336,10 +336,10 @@ def chooser(context: Context, plan: Plan, bench: Bench) -> Callable[[Sequence[Ch
         random = np.random.default_rng(seed_for(context.recipe.seed, "few-shot examples"))
         drawn = random.permutation(len(bench.examples))[: plan.shots].tolist()
         return lambda asked: [[bench.examples[i] for i in drawn] for _ in asked]
-    index = Index.build([question_of(chat) for chat in bench.examples])
+    index = Index.build([last_user(chat.prompt) for chat in bench.examples])
 
     def nearest(asked: Sequence[Chat]) -> list[list[Chat]]:
-        best_QK = index.search([question_of(chat) for chat in asked], plan.shots).index_QK
+        best_QK = index.search([last_user(chat.prompt) for chat in asked], plan.shots).index_QK
         return [[bench.examples[i] for i in row if i >= 0] for row in best_QK.tolist()]
 
     return nearest

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from luthier.base.nouns import Chat, Message
+from luthier.base.nouns import Chat, Message, last_user
 from luthier.tokens.render import Renderer
 
 ASK = "Answer from these passages.\n\n{passages}\n\nQuestion: {question}"
@@ -48,8 +48,8 @@ def with_examples(chat: Chat, examples: Sequence[Chat], template: bool, fits: Ca
             system = [m for m in chat.prompt if m.role == "system"]
             turns = [m for one in chosen for m in one.messages if m.role != "system"]
             return replace(chat, messages=(*system, *turns, *(m for m in chat.prompt if m.role != "system")))
-        said = "".join(f"{question_of(one)}\n{one.answer}\n\n" for one in chosen)
-        return replace(chat, messages=(Message("user", f"{said}{question_of(chat)}"),))
+        said = "".join(f"{last_user(one.prompt)}\n{one.answer}\n\n" for one in chosen)
+        return replace(chat, messages=(Message("user", f"{said}{last_user(chat.prompt)}"),))
 
     return fewer(bare(chat), examples, build, fits)
 
@@ -59,7 +59,7 @@ def with_passages(chat: Chat, passages: Sequence[str], template: bool, fits: Cal
 
     def build(kept: int) -> Chat:
         text = "\n\n".join(passages[:kept])
-        question = question_of(chat)
+        question = last_user(chat.prompt)
         asked = ASK.format(passages=text, question=question) if template else f"{text}\n\n{question}"
         return replace(chat, messages=(*chat.prompt[:-1], Message("user", asked)))
 
@@ -69,11 +69,6 @@ def with_passages(chat: Chat, passages: Sequence[str], template: bool, fits: Cal
 def framed(chat: Chat, template: bool) -> Chat:
     """The question as `with_passages` asks it, around no passage."""
     return with_passages(chat, [""], template, lambda _: True).chat
-
-
-def question_of(chat: Chat) -> str:
-    """The last thing that the user says."""
-    return next((m.content for m in reversed(chat.prompt) if m.role == "user"), "")
 
 
 def fits_in(renderer: Renderer, room: int) -> Callable[[Chat], bool]:

@@ -13,23 +13,22 @@ from typing import Any
 import numpy as np
 
 from luthier.base.files import write_text
+from luthier.base.nouns import last_user
 from luthier.base.values import marked
 from luthier.evals.intervals import Figure
-from luthier.run.judging import asked_in
-from luthier.run.measures import Measure
-from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
-from luthier.run.report import style, templates
-from luthier.run.versus import Versus
-from luthier.run.versus_words import (
+from luthier.run.against.measures import Measure
+from luthier.run.against.versus import Versus
+from luthier.run.against.versus_words import (
     arena_lines,
     arena_table,
-    bout_lines,
     correction,
     difference_rows,
-    judge_lines,
     plain,
     said,
 )
+from luthier.run.judged_words import bout_lines, judge_lines
+from luthier.run.pictures import interval_axis, interval_plot, nice_ticks
+from luthier.run.report import style, templates
 
 COLOURS = ("--blue", "--gold", "--green", "--plum", "--red", "--grey")
 MOST_ITEMS, MOST_CHARACTERS = 300, 4000
@@ -38,7 +37,7 @@ MOST_ITEMS, MOST_CHARACTERS = 300, 4000
 def write_page(found: Versus) -> Path:
     """Writes compare.html beside compare.json, and returns its path."""
     jinja = templates()
-    page = jinja.get_template("versus.html.j2").render(style=style(jinja), **page_of(found))
+    page = jinja.get_template("against/versus.html.j2").render(style=style(jinja), **page_of(found))
     file = found.folder / "compare.html"
     write_text(file, page)
     return file
@@ -126,7 +125,7 @@ def item_of(found: Versus, k: int, place: int) -> dict[str, Any]:
     return {
         "number": k + 1,
         "place": place,
-        "prompt": asked_in(chat)[:MOST_CHARACTERS],
+        "prompt": last_user(chat.prompt)[:MOST_CHARACTERS],
         "before": len(chat.prompt) - 1,
         "reference": chat.answer,
         "origin": chat.origin,

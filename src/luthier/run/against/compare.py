@@ -16,11 +16,11 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.events import Event, Watcher
 from luthier.base.files import read_json, write_json, write_text
 from luthier.base.recipe import Recipe
-from luthier.run.compare_picture import Column, methods_picture
-from luthier.run.methods import METHODS, Plan, plan_methods
+from luthier.run.against.compare_picture import Column, methods_picture
+from luthier.run.against.methods import METHODS, Plan, plan_methods
+from luthier.run.against.sweep import Sweep, points, swept, told_front, tradeoff_picture, variant_of
 from luthier.run.pictures import count, duration, number, size
 from luthier.run.stages import run_recipe
-from luthier.run.sweep import Sweep, points, swept, told_front, tradeoff_picture, variant_of
 
 Figure = Mapping[str, Any]
 """{value, low, high, n}"""

@@ -16,6 +16,7 @@ from typing import Any
 from luthier.base.config import load_rater
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import disk_errors, hash_of, read_json, write_json
+from luthier.base.lines import add_lines, read_lines
 from luthier.base.nouns import Chat, Reply
 from luthier.base.rubric import Rubric
 from luthier.base.source import Source
@@ -25,10 +26,10 @@ from luthier.evals.formats import Check
 from luthier.evals.intervals import Figure
 from luthier.evals.judge import Duel, Judged, rated
 from luthier.evals.judge import judge as judge_duels
-from luthier.run.asked import Progress, add_lines, read_lines, remembering
+from luthier.run.against.measures import Difference, Measure, differences_of, figures_of, measures_of
+from luthier.run.asked import Progress, remembering
 from luthier.run.context import asked_prompts, chats
 from luthier.run.judging import Decide, Judging, judge_answers, read_votes
-from luthier.run.measures import Difference, Measure, differences_of, figures_of, measures_of
 from luthier.run.memo import code_hash
 from luthier.run.subjects import Asking, Nats, Subject, open_subject, open_subjects, run_folder, slug
 

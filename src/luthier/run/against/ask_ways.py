@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import write_json, write_text
 from luthier.base.recipe import Recipe
+from luthier.run.against.ways import Plan, answer_ways, bench_for, tuning_s
+from luthier.run.against.ways_page import section, ways_picture
+from luthier.run.against.ways_words import weigh
 from luthier.run.report import write_page
 from luthier.run.upto import reached
-from luthier.run.ways import Plan, answer_ways, bench_for, tuning_s
-from luthier.run.ways_page import section, ways_picture
-from luthier.run.ways_words import weigh
 
 
 class Asked(NamedTuple):
@@ -40,5 +40,5 @@ def compare_ways(recipe: Recipe, recipe_path: Path, plan: Plan, watchers: tuple[
         write_text(folder / "ways.svg", ways_picture(made, title))
         values = {"ways": section(made, found, title)}
         kicker = f"luthier compare ways · {recipe.name}"
-        write_page(folder / "ways.html", title, kicker, made["said"][0], "ways_section.html.j2", values)
+        write_page(folder / "ways.html", title, kicker, made["said"][0], "against/ways_section.html.j2", values)
     return Asked(folder, made)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from luthier.run.drawing import svg
 from luthier.run.pictures import nice_ticks, tick_label
 
 ROW, TOP, NAMES, PANEL, BAR, GAP, EDGE = 30, 116, 96, 210, 128, 38, 28
@@ -16,15 +17,6 @@ ROW, TOP, NAMES, PANEL, BAR, GAP, EDGE = 30, 116, 96, 210, 128, 38, 28
 panels, at the edges."""
 MOST = 4
 """Panels of figures; the table has them all."""
-STYLE = """
-svg{--ink:#1c1b1a;--muted:#6a6761;--hair:#e6e2d9;--paper:#fcfbf8;--blue:#2568b0;--red:#c8442a;--bar:#cfc9bd}
-@media (prefers-color-scheme:dark){svg{--ink:#ece9e2;--muted:#a09c93;--hair:#2e3036;--paper:#15161a;--blue:#74aeea;
---red:#ff8b6e;--bar:#4a4d55}}
-text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:var(--ink);
-font-variant-numeric:tabular-nums}
-.h{font-size:19px;font-weight:600}.b{font-weight:600}.m{fill:var(--muted)}.s{font-size:11.5px;fill:var(--muted)}
-.e{text-anchor:end}.c{text-anchor:middle}.hair{stroke:var(--hair)}.ref{stroke:var(--muted);stroke-dasharray:3 3}
-"""
 
 
 @dataclass(frozen=True)
@@ -69,12 +61,7 @@ def methods_picture(
     for cost in costs:
         parts.append(bars(cost, left))
         left += BAR + GAP
-    height = bottom + 44
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{escape(title)}"><style>{STYLE}</style>'
-        f'<rect width="{width}" height="{height}" style="fill:var(--paper)"/>{"".join(parts)}</svg>\n'
-    )
+    return svg(width, bottom + 44, title, parts)
 
 
 def dots(panel: Figures, left: int, bottom: int) -> str:

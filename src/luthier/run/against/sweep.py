@@ -16,7 +16,7 @@ from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.run.tradeoff import COLOURS, Axis, Span, Spot, front, plane
 
 if TYPE_CHECKING:
-    from luthier.run.compare import Comparison, Row
+    from luthier.run.against.compare import Comparison, Row
 
 NAME = re.compile(r"(?P<method>[^.]+)(?:\.r(?P<rate>\d[\d.e+-]*?))?(?:\.s(?P<share>\d[\d.e-]*))?")
 

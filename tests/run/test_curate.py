@@ -14,8 +14,11 @@ from evals.server import says, serving
 from luthier.base.config import load_recipe
 from luthier.base.errors import RunError, UserError
 from luthier.base.files import read_json
+from luthier.base.nouns import Chat, Message
 from luthier.data.records import read_records
 from luthier.run.context import open_context
+from luthier.run.curate import made_records
+from luthier.run.kept import SIDES, write_kept
 from luthier.run.stages import check_recipe, run_recipe
 from run.small import questions, run_small, small_world, stage_folders, write_rows
 
@@ -80,6 +83,15 @@ def test_one_curated_set_is_curated_on(folder):
     few = stage_folders(run(folder))["few"]
     kept = list(read_records(few / "kept.jsonl"))
     assert len(kept) == 5 and all(r.provenance.source == "questions" for r in kept)
+
+
+def test_answers_that_best_of_kept_are_read_once_and_those_held_out_too(tmp_path):
+    for side, numbers in (("kept", range(3)), ("heldout", range(3, 5))):
+        chats = [Chat((Message("user", f"{n}?"), Message("assistant", f"{n}.")), f"o:{n}", (1,)) for n in numbers]
+        write_kept(tmp_path / f"{side}.jsonl", chats, [0.5] * len(chats))
+    found = [record for side in SIDES for record in made_records(tmp_path / f"{side}.jsonl", "best")]
+    assert [record.example.origin for record in found] == [f"o:{n}" for n in range(5)]
+    assert {(record.provenance.source, record.provenance.made) for record in found} == {("best", "machine")}
 
 
 def test_a_later_stage_trains_on_it(tmp_path):

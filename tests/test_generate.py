@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from architectures import FOREST, ROWS, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.generate import Sampling, Stops, choose, sample
+from luthier.model.prefill import LEAST_COMMON, in_common
 from luthier.model.score import score
 from luthier.model.verify import choose_layout, context_of
 from luthier.tokens.pack import forest
@@ -23,13 +26,16 @@ def decode(ids):
     return " ".join(map(str, ids))
 
 
+@pytest.mark.parametrize("shared", [0, LEAST_COMMON])
 @pytest.mark.parametrize("kind", [*FOREST, *ROWS])
-def test_greedy_equals_transformers_generate_and_logps_equal_score(kind):
+def test_greedy_equals_transformers_generate_and_logps_equal_score(kind, shared):
+    """Whether the prompts begin alike or not."""
     model = tiny(kind)
     lm, _ = choose_layout(model)
-    ours = sample(lm, PROMPTS, Sampling(max_new_tokens=24, temperature=0), [2], decode)
+    prompts = [[*range(20, 20 + shared), *prompt] for prompt in PROMPTS]
+    ours = sample(lm, prompts, Sampling(max_new_tokens=24, temperature=0), [2], decode)
     reference = tiny(kind)
-    for prompt, (one,) in zip(PROMPTS, ours, strict=True):
+    for prompt, (one,) in zip(prompts, ours, strict=True):
         theirs = reference.generate(
             torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=2, pad_token_id=0
         )[0, len(prompt) :].tolist()
@@ -59,6 +65,8 @@ def test_rows_that_end_make_room_for_others_and_change_nothing(kind, data):
     """However many grow at once, and whenever they end or meet a stop: each row's tokens are those it has alone."""
     lm, _ = CACHED.setdefault(kind, choose_layout(tiny(kind)))
     prompts = data.draw(st.lists(st.lists(st.integers(3, 90), min_size=1, max_size=30), min_size=1, max_size=9))
+    begin = range(5, data.draw(st.sampled_from([5, 8, 80])))
+    prompts = [[*begin, *prompt] for prompt in prompts]
     G, seed = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 9))
     penalty = data.draw(st.sampled_from([1.0, 1.2]))
     how = Sampling(max_new_tokens=data.draw(st.integers(1, 40)), seed=seed, repetition_penalty=penalty)
@@ -71,13 +79,23 @@ def test_rows_that_end_make_room_for_others_and_change_nothing(kind, data):
     )
     assert dict(told) == dict(enumerate(found)) and len(told) == len(prompts)
     assert counted[-1] == len(prompts) * G and counted == sorted(counted)
-    for r, group in enumerate(sample(lm, prompts, how, ends, decode, G, 10**6, stops=stops)):
+    with patch("luthier.generate.in_common", return_value=0):
+        apart = sample(lm, prompts, how, ends, decode, G, 10**6, stops=stops)
+    for r, group in enumerate(apart):
         for one, other in zip(group, found[r], strict=True):
             assert (one.ids, one.text, one.stopped) == (other.ids, other.text, other.stopped)
             np.testing.assert_allclose(one.logps, other.logps, atol=2e-5)
 
 
 CACHED = {}
+
+
+def test_what_prompts_have_in_common():
+    begin = list(range(LEAST_COMMON))
+    assert in_common([[*begin, 1, 7], [*begin, 1, 8], (*begin, 1, 7, 9)]) == LEAST_COMMON + 1
+    assert in_common([[*begin, 1], begin]) == 0  # a prompt keeps a token of its own, and one less is too few
+    assert in_common([[*begin, 1]] * 2) == LEAST_COMMON
+    assert in_common([[*begin, 1]]) == in_common([]) == in_common([begin, [3]]) == 0
 
 
 def test_sampled_logps_are_those_of_the_temperature():

@@ -19,7 +19,7 @@ from torch import Tensor
 from luthier.base.errors import UserError
 from luthier.base.nouns import Sample
 from luthier.model.decode import DecodePlan
-from luthier.model.prefill import forward, read_prompts
+from luthier.model.prefill import forward, in_common, read_prompts
 from luthier.model.score import LanguageModel, logits_of
 from luthier.model.verify import room_of
 
@@ -316,12 +316,13 @@ def grow_forest(lm: LanguageModel, rows: Rows, ends: Tensor, most: Most, tell: C
     (continuous batching); `tell` hears of those whose rows have all ended."""
     plan = DecodePlan(rows.samples, rows.how.max_new_tokens)
     count, taken, stop = len(rows.prompts), 0, most.next(rows, 0, [])
+    shared = in_common(rows.prompts)
     told_B = torch.zeros(count, dtype=torch.bool, device=lm.device)
     logits_NV: Tensor | None = None
     while stop > taken or len(rows.alive):
         if stop > taken:
-            read = read_prompts(lm, rows.prompts[taken:stop])
-            plan.admit(read.kept, read.lengths_B)
+            read = read_prompts(lm, rows.prompts[taken:stop], shared)
+            plan.admit(read.common, read.kept, read.lengths_B)
             rows.admit(taken, stop)
             fresh_NV = logits_of(lm, read.hidden_BD).repeat_interleave(rows.samples, 0)
             logits_NV, taken = fresh_NV if logits_NV is None else torch.cat([logits_NV, fresh_NV]), stop

@@ -12,15 +12,20 @@ FIRST_ROOM = 32
 
 
 class DecodePlan:
-    """One new token for each of N rows, which stand in the order of their prompts. A row attends to its prompt's keys,
-    stored and read once for all its samples, and to its own. Rows that have ended are let go one by one: the model
-    computes live rows only; new ones may join at any step."""
+    """One new token for each of N rows, which stand in the order of their prompts. A row attends to the keys of what
+    all prompts begin with, stored and read once for all; to its prompt's, once for all its samples; and to its own.
+    Rows that have ended are let go one by one: the model computes live rows only; new ones may join at any step."""
 
     def __init__(self, samples: int, room: int) -> None:
         """`samples`: rows of a prompt; `room`: most tokens a row may get."""
         self.samples, self.room = samples, room
         self.prompts: dict[int, tuple[Tensor, Tensor]] = {}
-        """Layer -> keys, values of the prompts [B, Hkv, L, d], of one type, left-aligned."""
+        """Layer -> keys, values of the prompts, without what they have in common [B, Hkv, L, d], of one type,
+        left-aligned."""
+        self.common: dict[int, tuple[Tensor, Tensor]] = {}
+        """Layer -> keys, values of the first tokens of every prompt [1, Hkv, C, d]; C may be 0."""
+        self.shared = 0
+        """C."""
         self.lengths_B = self.prompt_N = self.start_N = torch.zeros(0, dtype=torch.int64)
         """Of each prompt its length; of each row its prompt, and the step at which it joined."""
         self.step = self.widest = 0
@@ -30,8 +35,13 @@ class DecodePlan:
         self.place_N: Tensor | None = None
         """Where each row stands in the rectangle [B, widest] of prompts and their rows; None: they fill it."""
 
-    def admit(self, prompts: dict[int, tuple[Tensor, Tensor]], lengths_B: Tensor) -> None:
-        """The rows of more prompts, after those that are there. `prompts` is emptied, layer by layer."""
+    def admit(
+        self, common: dict[int, tuple[Tensor, Tensor]], prompts: dict[int, tuple[Tensor, Tensor]], lengths_B: Tensor
+    ) -> None:
+        """The rows of more prompts, after those that are there. `prompts` is emptied, layer by layer. `common`: what
+        all have in common, which those that are there have given already."""
+        if not self.common:
+            self.common, self.shared = common, next(iter(common.values()))[0].shape[2]
         before, rows = len(self.lengths_B), len(lengths_B) * self.samples
         for layer in list(prompts):
             more = prompts.pop(layer)
@@ -63,7 +73,7 @@ class DecodePlan:
         prompts_B, self.prompt_N = torch.unique_consecutive(self.prompt_N[rows_N], return_inverse=True)
         if len(prompts_B) < len(self.lengths_B):
             self.lengths_B = self.lengths_B[prompts_B]
-            longest = int(self.lengths_B.max())
+            longest = int(self.lengths_B.max()) - self.shared
             for layer, (k, v) in self.prompts.items():
                 self.prompts[layer] = (k[prompts_B, :, :longest], v[prompts_B, :, :longest])
         self._place()
@@ -92,11 +102,13 @@ class DecodePlan:
         H, N, Hkv = q.shape[1], q.shape[2], k.shape[1]
         own_k, own_v = self._grow(layer, k.to(v.dtype), v)
         prompt_k, prompt_v = self.prompts[layer]
-        L = prompt_k.shape[2]
+        common_k, common_v = self.common[layer]
+        C, L = self.shared, self.shared + prompt_k.shape[2]
         # Queries of one key/value head together: [N, Hkv, H/Hkv, d]
         q_N = q[0].to(v.dtype).transpose(0, 1).reshape(N, Hkv, H // Hkv, -1)
         on_prompt = self._rows(products(self._by_prompt(q_N), prompt_k))
-        score = torch.cat([on_prompt, products(q_N, own_k)], dim=-1).float().mul_(extras.scale)
+        on_common = [_apart(products(_together(q_N), common_k), N)] if C else []
+        score = torch.cat([*on_common, on_prompt, products(q_N, own_k)], dim=-1).float().mul_(extras.scale)
         if extras.softcap is not None:
             score = extras.softcap * torch.tanh(score / extras.softcap)
         if (seen := self._seen(L, allowed)) is not None:
@@ -105,8 +117,10 @@ class DecodePlan:
             sinks = extras.sinks_H.view(1, Hkv, H // Hkv, 1).expand(N, -1, -1, 1).to(score.dtype)
             score = torch.cat([score, sinks], dim=-1)
         probs = torch.softmax(score, dim=-1).to(v.dtype)
-        out = self._rows(self._by_prompt(probs[..., :L]) @ prompt_v)
+        out = self._rows(self._by_prompt(probs[..., C:L]) @ prompt_v)
         out = out + probs[..., L : L + own_v.shape[2]] @ own_v
+        if C:
+            out = out + _apart(_together(probs[..., :C]) @ common_v, N)
         return out.reshape(N, H, -1).transpose(0, 1)[None]
 
     def _by_prompt(self, x_N: Tensor) -> Tensor:
@@ -165,6 +179,16 @@ class DecodePlan:
         )
         grown[:, :, : self.step - first] = done
         return grown
+
+
+def _together(x_N: Tensor) -> Tensor:
+    """[N, Hkv, g, e] -> [1, Hkv, N·g, e]: all rows' queries of a key/value head."""
+    return x_N.transpose(0, 1).reshape(1, x_N.shape[1], -1, x_N.shape[3])
+
+
+def _apart(x: Tensor, N: int) -> Tensor:
+    """The way back: [1, Hkv, N·g, e] -> [N, Hkv, g, e]."""
+    return x.reshape(x.shape[1], N, -1, x.shape[3]).transpose(0, 1)
 
 
 def products(q: Tensor, k: Tensor) -> Tensor:

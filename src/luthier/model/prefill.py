@@ -18,13 +18,33 @@ READ_TOKENS = 4096
 """Most tokens of prompts that are read at once."""
 
 
+LEAST_COMMON = 64
+"""Fewer first tokens that all prompts have in common are read as often as there are prompts: it costs nothing."""
+
+Store = dict[int, tuple[Tensor, Tensor]]
+"""Layer -> keys, values."""
+
+
 class Read(NamedTuple):
-    """What reading some prompts left behind: each one's length, its last hidden state, and every layer's keys and
-    values [B, Hkv, L, d], left-aligned."""
+    """What reading some prompts left behind: each one's length and its last hidden state; every layer's keys and values
+    of the first tokens, which they have in common [1, Hkv, C, d], and of the others [B, Hkv, L, d], left-aligned."""
 
     lengths_B: Tensor
     hidden_BD: Tensor
-    kept: dict[int, tuple[Tensor, Tensor]]
+    common: Store
+    kept: Store
+
+
+def in_common(prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts share (few-shot examples, a system text); 0 where it is not worth the while.
+    Every prompt keeps one of its own at least."""
+    if len(prompts) < 2:
+        return 0
+    rows = [tuple(prompt) for prompt in prompts]
+    first, last = min(rows), max(rows)  # what these two share, all share that stand between them in order
+    most = min(map(len, rows)) - 1
+    shared = next((n for n in range(most) if first[n] != last[n]), most)
+    return shared if shared >= LEAST_COMMON else 0
 
 
 def pieces(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
@@ -38,39 +58,41 @@ def pieces(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
     yield start, len(prompts)
 
 
-def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> Read:
-    """Reads some prompts, as one forest at a time. Each forest's keys and values go to their place at once, so that
-    there are never two of them all."""
+def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]], shared: int = 0) -> Read:
+    """Reads some prompts, as one forest at a time; their first `shared` tokens are the same. Each forest's keys and
+    values go to their place at once, so that there are never two of them all."""
     lengths: list[int] = []
     hidden: list[Tensor] = []
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    common: Store = {}
+    kept: Store = {}
     for start, stop in pieces(prompts):
         found, read, paths_b, last_D = read_forest(lm, prompts[start:stop])
         lengths += map(len, paths_b)
         hidden.append(last_D)
-        longest = found + max(map(len, prompts))
+        first = found + shared if shared else 0
+        longest = found + max(map(len, prompts)) - first
         for layer in list(read):
             k, v = read.pop(layer)
             if layer not in kept:
+                start_C = paths_b[0][:first]
+                common[layer] = (k[:, :, start_C].to(v.dtype), v[:, :, start_C])
                 # Values come in the arithmetic's own type; keys may not, where autocast let the rotation widen them.
                 kept[layer] = (
                     v.new_zeros(len(prompts), k.shape[1], longest, k.shape[3]),
                     v.new_zeros(len(prompts), v.shape[1], longest, v.shape[3]),
                 )
             for b, path in enumerate(paths_b, start):
-                kept[layer][0][b, :, : len(path)] = k[0][:, path].to(v.dtype)
-                kept[layer][1][b, :, : len(path)] = v[0][:, path]
-    return Read(torch.tensor(lengths, device=lm.device), torch.cat(hidden), kept)
+                kept[layer][0][b, :, : len(path) - first] = k[0][:, path[first:]].to(v.dtype)
+                kept[layer][1][b, :, : len(path) - first] = v[0][:, path[first:]]
+    return Read(torch.tensor(lengths, device=lm.device), torch.cat(hidden), common, kept)
 
 
-def read_forest(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]]
-) -> tuple[int, dict[int, tuple[Tensor, Tensor]], list[Tensor], Tensor]:
+def read_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[int, Store, list[Tensor], Tensor]:
     """Reads some prompts as one forest: how many virtual keys stand before their tokens' own, every layer's keys and
     values [1, Hkv, T, d], which of those each prompt sees, and its last hidden state [B, D]."""
     device, virtual = lm.device, virtual_of(lm.module, lm.core)
     batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    kept: Store = {}
     plan = ForestPlan(batch, keep=kept, prefix=virtual.prefix)
     hidden_TD = forward(lm, plan, batch.ids_T, batch.pos_T, virtual)
     prefix_K = torch.arange(plan.lead, device=device)  # its keys are kept in front of the tokens' own

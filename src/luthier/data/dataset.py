@@ -96,7 +96,7 @@ def read_opened(opened: Opened, hashed: bool = True) -> Dataset:
             examples.append(made)
         if len(examples) == source.limit:
             break
-    check_rejected(name, source, len(examples), kinds_of(row for row in rejected if not (examples and row.aside)))
+    check_rejected(name, source, len(examples), kinds_of(rejected))
     held = [reading.held_out(example) for example in examples]
     return Dataset(
         name=name,
@@ -224,9 +224,16 @@ def at_hand(data: Dataset) -> Iterator[Example]:
     return iter(data.train) if data.survey is None else data.survey.sample()
 
 
+def put_aside(data: Dataset) -> int:
+    """Rows that were left out by design: nothing is wrong with them, and they are no part of what is `rejected`."""
+    kinds = kinds_of(data.rejected) if data.survey is None else data.survey.kinds()
+    return sum(count for count, first in kinds.values() if first.aside)
+
+
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    """One {origin, reason} a line, in file order."""
-    write_jsonl(path, ({"origin": row.origin, "reason": row.reason} for row in rejected))
+    """One {origin, reason} a line, in file order; aside: true where a row was left out by design."""
+    own = ((row, {"aside": True} if row.aside else {}) for row in rejected)
+    write_jsonl(path, ({"origin": row.origin, "reason": row.reason, **aside} for row, aside in own))
 
 
 def take(read: Iterator[Read], count: int) -> list[Read]:
@@ -265,7 +272,9 @@ def check_used(name: str, source: Source, format: str) -> None:
 
 
 def check_rejected(name: str, source: Source, examples: int, kinds: Kinds) -> None:
-    """Raises UserError when nothing or too little is left, with the commonest reasons."""
+    """Raises UserError when nothing or too little is left, with the commonest reasons. What is left out by design
+    counts only where nothing else is there."""
+    kinds = {kind: found for kind, found in kinds.items() if not (examples and found[1].aside)}
     rejected = sum(count for count, _ in kinds.values())
     rows = examples + rejected
     if examples and rejected <= source.max_rejected * rows:

@@ -162,9 +162,7 @@ def survey(name: str, source: Source, root: Path, store: Store, workers: int, te
     """
     opened = open_source(name, source, root)
     check_format(opened.conversion)
-    if is_hub(source.path):
-        fix = "Download it (hf download --repo-type dataset) and give the folder: its .parquet files can be streamed."
-        raise UserError(f"data.{name}.stream: rows that come from a hub are not kept on disk. {fix}")
+    assert not is_hub(source.path), "hub_copy puts its rows into a file first"
     if opened.program:
         raise UserError(f"data.{name}.stream: a function's rows cannot be streamed. Write them to a .jsonl file first.")
     hashes = file_hashes(opened.files, store.local / "files.json")

@@ -69,27 +69,29 @@ class Dataset:
     """Of a streamed source: its rows, of which none are in `train`, and some in `heldout`. None: they are all here."""
 
 
-def read_dataset(name: str, source: Source, root: Path, hashed: bool = True, private: Private | None = None) -> Dataset:
+def read_dataset(
+    name: str, source: Source, root: Path, hashed: bool = True, raw: list[Example | Rejected] | None = None
+) -> Dataset:
     """Reads the source called `name` under `data`, relative to the folder `root`; without the hash where it is not
-    wanted, for which all bytes must be read. `private` does what the source's own setting would.
+    wanted, for which all bytes must be read. `raw` gets every row as it was before private things were looked for.
 
     Raises UserError: path missing or of unknown kind, a file broken as a whole, no or several formats that fit, a
     column or role mapping that cannot hold, no usable row, more than `max_rejected` of the rows rejected.
     """
-    opened = open_source(name, source, root)
-    if private is not None:
-        opened = replace(opened, conversion=replace(opened.conversion, private=private))
-    return read_opened(opened, hashed)
+    return read_opened(open_source(name, source, root), hashed, raw)
 
 
-def read_opened(opened: Opened, hashed: bool = True) -> Dataset:
+def read_opened(opened: Opened, hashed: bool = True, raw: list[Example | Rejected] | None = None) -> Dataset:
     """`read_dataset` of a source whose first rows were looked at."""
     reading = opened.conversion
     name, source = reading.name, reading.source
     examples: list[Example] = []
     rejected: list[Rejected] = []
     for row in opened.rows:
-        made = reading.example(row)
+        read = reading.raw(row)
+        if raw is not None:
+            raw.append(read)
+        made = reading.handled(read)
         if isinstance(made, Rejected):
             rejected.append(made)
         else:
@@ -145,10 +147,17 @@ class Conversion:
 
     def example(self, row: Read) -> Example | Rejected:
         """What one of `rows` is."""
+        return self.handled(self.raw(row))
+
+    def raw(self, row: Read) -> Example | Rejected:
+        """The same, with all that is private in it."""
         if isinstance(row, Rejected):
             return row
         format = UNFOLD[self.format].format if self.format in UNFOLD else self.format
-        made = convert(row, format, self.reading)
+        return convert(row, format, self.reading)
+
+    def handled(self, made: Example | Rejected) -> Example | Rejected:
+        """A row with what the source says of private things done."""
         return self.private.handle(made) if self.private and not isinstance(made, Rejected) else made
 
     def held_out(self, example: Example) -> bool:

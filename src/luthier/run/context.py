@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from luthier.base.abilities import Ability
+from luthier.base.curation import Curate
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path, only_reads, read_json
 from luthier.base.made import MAKES_DATA, made_first
 from luthier.base.mistakes import MistakesProbe
-from luthier.base.nouns import Chat, Example, Pair, Text
+from luthier.base.nouns import Chat, Example, Pair, Rejected, Text
 from luthier.base.objective import is_masked
 from luthier.base.pages import keep_freed_pages
 from luthier.base.probes import AnswersProbe, FillMaskProbe, LossProbe, Probe, PseudoPerplexityProbe, WinRateProbe
@@ -62,6 +63,8 @@ class Context:
     """Language models by the name of the stage that made them, in order; "base" is what alignment starts from."""
     stages: list[StageFolder] = field(default_factory=list)
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    raw: dict[str, list[Example | Rejected]] = field(default_factory=dict)
+    """Rows of sources as they were before private things were looked for, where a curate stage does that."""
     began: float = field(default_factory=time.monotonic)
     """When this session began."""
     first_rows: int | None = None
@@ -95,7 +98,12 @@ class Context:
 
     def _read(self, name: str, source: Source) -> Dataset:
         if not source.stream:
-            return read_dataset(name, source, self.root)
+            wanted = any(isinstance(s, Curate) and s.private and name in s.sources for s in self.recipe.stages)
+            raw: list[Example | Rejected] | None = [] if wanted else None
+            found = read_dataset(name, source, self.root, raw=raw)
+            if raw is not None:
+                self.raw[name] = raw
+            return found
         if self.first_rows is None:
             return streamed_dataset(self.recipe, name, self.root, all_threads(self.recipe), self.watchers)
         store_of(self.recipe)  # a place that cannot be opened is told here too

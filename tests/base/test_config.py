@@ -136,7 +136,7 @@ ONE_MISTAKE = [
     ("base: models/small", "base: {fresh: {width: 64, heads: 5}}", "r.yaml:2: base.fresh.heads: 5 does not divide the width 64. 4 does."),
     ("base: models/small", "base: !!python/name:os.system x", "r.yaml:2: base: tag:yaml.org,2002:python/name:os.system is a YAML tag, which recipes do not use. Remove it."),
     ("    data: docs\n", "    data: dcs\n", 'r.yaml:9: stages[0].pretrain.data: there is no source "dcs" under data. Did you mean docs? The sources: docs, faq, ask.'),
-    ("    data: docs\n", "", "r.yaml:8: stages[0].pretrain.data: is missing: Name of a source under `data`, or several with weights. Add data: …"),
+    ("    data: docs\n", "", "r.yaml:8: stages[0].pretrain.data: is missing: Name of a source under `data`, or of a stage that makes data; or several with weights. Add data: …"),
     ("    data: {faq: 1, ask: 0.5}", "    data: {faq: 1, ask: 0}", "r.yaml:12: stages[1].sft.data.ask: has weight 0. Give a weight above 0, or leave the source out."),
     ("    data: {faq: 1, ask: 0.5}", "    data: 5", "r.yaml:12: stages[1].sft.data: 5 is not text or a group of settings."),
     ("    data: {faq: 1, ask: 0.5}", "    data: {faq: x}", 'r.yaml:12: stages[1].sft.data.faq: "x" is not a number.'),

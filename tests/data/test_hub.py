@@ -9,10 +9,14 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from luthier.base.config import load_recipe
 from luthier.base.errors import UserError
 from luthier.base.source import Source
 from luthier.data.dataset import read_dataset
 from luthier.data.readers.hub import Address, address_of, open_hub
+from luthier.data.readers.hub_copy import rows_needed
+from luthier.run.shards import streamed_dataset
+from run.small import small_world
 
 pytest.importorskip("datasets")
 
@@ -114,3 +118,38 @@ def test_a_source_of_a_recipe(folder):
     assert len(read_dataset("x", Source(path="hub:./faq", limit=3, heldout=0), folder).train) == 3
     with pytest.raises(UserError, match=r"data.x.path: hub:org/name: the hub"):
         read_dataset("x", Source(path="hub:org/name"), folder)
+
+
+def streamed(folder, tmp_path, source):
+    world = small_world(tmp_path / "world")
+    recipe = load_recipe(world, [f"out={json.dumps(str(tmp_path / 'out'))}"])
+    return streamed_dataset(recipe.model_copy(update={"data": {"faq": source}}), "faq", folder, 1, ())
+
+
+def test_a_streamed_one_is_copied_once_and_reads_the_same(folder, tmp_path):
+    (folder / "faq" / "README.md").write_text("---\nlicense: mit\n---\n")
+    source = Source(path="hub:./faq", heldout=0.3, stream=True)
+    data = streamed(folder, tmp_path, source)
+    plain = read_dataset("faq", source.model_copy(update={"stream": False}), folder)
+    assert data.survey is not None and data.format == plain.format
+    assert [chat.messages for chat in data.survey.sample()] == [chat.messages for chat in plain.train]
+    assert [chat.messages for chat in data.heldout] == [chat.messages for chat in plain.heldout]
+    assert {chat.meta["licence"] for chat in data.survey.sample()} == {"mit"}
+    (file,) = (tmp_path / "out" / "shards" / "hub").iterdir()
+    assert file.name.startswith("faq@train-") and file.read_text().count("\n") == len(ROWS)
+    assert next(chat.origin for chat in data.survey.sample()).startswith(f"{file.name}:")
+    before = file.stat().st_mtime_ns
+    assert streamed(folder, tmp_path, source).hash == data.hash and file.stat().st_mtime_ns == before
+    more = [*ROWS, {**ROWS[0], "question": "And now?"}]
+    parquet.write_table(pyarrow.Table.from_pylist(more), folder / "faq" / "data" / "train-00000-of-00001.parquet")
+    again = streamed(folder, tmp_path, source)
+    assert again.rows == len(more) and again.hash != data.hash  # another version, another copy
+
+
+def test_of_a_limited_one_no_more_is_copied_than_is_needed(folder, tmp_path):
+    data = streamed(folder, tmp_path, Source(path="hub:./faq", heldout=0, stream=True, limit=3, max_rejected=0))
+    assert data.survey is not None and data.survey.count("train") == 3
+    (file,) = (tmp_path / "out" / "shards" / "hub").iterdir()
+    assert file.read_text().count("\n") == 4
+    assert rows_needed(Source(path="x", limit=9, max_rejected=0.1)) == 11  # 9 of 10 rows are usable, and one to see
+    assert rows_needed(Source(path="x", limit=9, max_rejected=1)) is None and rows_needed(Source(path="x")) is None

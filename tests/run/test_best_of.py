@@ -129,8 +129,8 @@ def test_answers_that_never_end_say_what_to_change(world, out):
     [
         (BEST % ", keep: 7", r"best_of.keep: is 7, more than the 6 answers drawn. Lower it."),
         (BEST % ", name: questions", r"best_of.name: questions is also a source under data. Rename the stage"),
-        (TUNED % "best_of" + BEST % "", r'sft.data: there is no source "best_of" under data'),
-        (TUNED % "{best_of: 1}", r'there is no source "best_of" under data'),
+        (TUNED % "best_of" + BEST % "", r"sft.data: best_of is made by a later stage. Put that one before this"),
+        (TUNED % "{best_off: 1}", r"there is no source \"best_off\" under data. The sources: "),
     ],
 )
 def test_what_cannot_work_is_told_before_the_first_stage(stages, said, world, tmp_path):

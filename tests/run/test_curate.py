@@ -260,6 +260,25 @@ def test_without_a_word_sources_decide_and_what_stands_there_is_counted(letters)
     assert found["sources"][1] == ["two", "1 e-mail addresses, 1 phone numbers, replaced"]
 
 
+@pytest.mark.parametrize("own", ["", ", private: refuse", ", private: replace"])
+def test_a_source_is_read_once_for_its_hash_and_its_private_things(letters, own):
+    """A function's rows, counted to the last: whatever the source's own setting did, the stage sees them whole."""
+    rows = (letters / "two.jsonl").read_text()
+    (letters / "rows.py").write_text(
+        f"import json\nROWS = {rows!r}\n\ndef two():\n    yield from map(json.loads, ROWS.splitlines())\n"
+        "    open(__file__ + '.ends', 'a').write('x')\n"
+    )
+    recipe = (letters / "recipe.yaml").read_text()
+    (letters / "recipe.yaml").write_text(
+        recipe.replace("path: two.jsonl", "path: rows.py:two").replace(", private: replace", own)
+    )
+    bot = stage_folders(run(letters, "stages.0.private=replace"))["bot"]
+    assert (letters / "rows.py.ends").read_text() == "x"
+    said = [r.example.answer for r in read_records(bot / "rows.jsonl") if r.example.origin.startswith("rows.py:two")]
+    (one,) = [answer for answer in said if "Ask" in answer]
+    assert len(said) == 12 and one.endswith("Ask [email 4], or [email 3] or [phone 1].")
+
+
 GRADED = "It is copper."
 
 

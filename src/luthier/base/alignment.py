@@ -18,9 +18,9 @@ class Prefer(Strict):
     init: str | None = None
     """Name of the stage whose model writes the answers; default: the last one."""
     pairs: str | None = None
-    """Name of a source of ready pairs under `data`; nothing is sampled then."""
+    """Name of a source of ready pairs, or of a stage that makes some; nothing is sampled then."""
     prompts: str | None = None
-    """Name of a source of conversations whose prompts are answered."""
+    """Name of a source of conversations, or of a stage that makes some, whose prompts are answered."""
     rater: str | None = None
     """`path/file.py:name` or `package.module:name`, a function (messages, answer) -> score. Its preferences are
     simulated, and are labelled so wherever they appear."""
@@ -113,8 +113,8 @@ class Kto(Training):
 
     kind: Literal["kto"]
     data: str | None = None
-    """Name of a source of labelled answers, or of pairs (each is one good and one bad answer), or of a `prefer`
-    stage; default: the last prefer stage."""
+    """Name of a source of labelled answers, or of pairs (each is one good and one bad answer), of a stage that makes
+    such data, or of a `prefer` stage; default: the last prefer stage."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the training rows."""
     batch_answers: int = Field(default=64, ge=2)
@@ -138,7 +138,7 @@ class Ppo(Training):
     reward: str | None = None
     """Name of the reward stage; default: the last one."""
     prompts: str
-    """Name of the source whose prompts are answered."""
+    """Name of the source, or of the stage that makes data, whose prompts are answered."""
     iterations: int = Field(default=20, ge=1)
     """Rollouts, each followed by `epochs` passes over its samples."""
     rollout_prompts: int = Field(default=32, ge=1)
@@ -188,7 +188,7 @@ class Grpo(Training):
     """Rewards with their weights: `path/file.py:name`, a function (messages, answer, row) -> score, or the name of a
     reward stage. A plain string, or a list of them, means weight 1."""
     prompts: str
-    """Name of the source whose prompts are answered."""
+    """Name of the source, or of the stage that makes data, whose prompts are answered."""
     iterations: int = Field(default=20, ge=1)
     """Rollouts, each followed by `epochs` passes over its samples."""
     rollout_prompts: int = Field(default=16, ge=1)
@@ -232,7 +232,7 @@ class BestOf(Strict):
     init: str | None = None
     """Name of the stage whose model writes the answers; default: the last one."""
     prompts: str
-    """Name of the source whose prompts are answered."""
+    """Name of the source, or of the stage that makes data, whose prompts are answered."""
     rewards: dict[str, float]
     """Rewards with their weights, as in grpo."""
     samples: int = Field(default=8, ge=1)

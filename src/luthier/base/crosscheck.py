@@ -18,10 +18,10 @@ from luthier.base.curation import Curate, check_curate
 from luthier.base.curves import check_curve
 from luthier.base.errors import did_you_mean
 from luthier.base.judged import check_judge, judging_stage
-from luthier.base.made import ONLY_DATA, made_by
+from luthier.base.made import ONLY_DATA, made_by, no_such_source
 from luthier.base.mistakes import MistakesProbe, mistakes_problems
 from luthier.base.objective import check_objective
-from luthier.base.probes import LossProbe, WinRateProbe
+from luthier.base.probes import LossProbe, Probe, WinRateProbe
 from luthier.base.settings import Loc
 from luthier.base.stepping import check_stepping
 from luthier.base.streams import check_streams
@@ -132,7 +132,7 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
         if isinstance(stage, r.Pretrain | r.Sft):
             yield from check_supervised(at, stage, recipe, earlier)
         elif isinstance(stage, a.Prefer):
-            yield from check_prefer(at, stage, recipe)
+            yield from check_prefer(at, stage, recipe, earlier)
         elif isinstance(stage, a.Reward | a.Preference):
             yield from check_pairs(at, stage, recipe, earlier)
             if isinstance(stage, a.Dpo) and stage.loss == "ipo" and stage.label_smoothing:
@@ -140,12 +140,12 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
         elif isinstance(stage, a.Kto):
             yield from check_kto(at, stage, recipe, earlier)
         elif isinstance(stage, a.Grpo | a.BestOf):
-            yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
+            yield from must_be_source((*at, "prompts"), stage.prompts, recipe, earlier)
             yield from check_rewards(at, stage, earlier)
             if isinstance(stage, a.BestOf):
                 yield from check_best_of(at, stage, recipe)
         else:
-            yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
+            yield from must_be_source((*at, "prompts"), stage.prompts, recipe, earlier)
             if stage.reward is not None:
                 yield from must_be_stage((*at, "reward"), stage.reward, earlier, ("reward",), "stands before this one")
             elif not any(other.kind == "reward" for other in earlier):
@@ -158,28 +158,25 @@ def check_stages(recipe: r.Recipe) -> Iterator[Problem]:
 
 def check_supervised(at: Loc, stage: r.Pretrain | r.Sft, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
     """A stage that reads data sets reads some that are there, for one length of time."""
-    chosen = made_by(earlier)
     if isinstance(stage.data, str):
-        if stage.data not in chosen:
-            yield from must_be_source((*at, "data"), stage.data, recipe)
+        yield from must_be_source((*at, "data"), stage.data, recipe, earlier)
     else:
         if not stage.data:
             yield (*at, "data"), "is empty. Name a source, or several with weights."
         for name, weight in stage.data.items():
-            if name not in chosen:
-                yield from must_be_source((*at, "data", name), name, recipe)
+            yield from must_be_source((*at, "data", name), name, recipe, earlier)
             if weight <= 0:
                 yield (*at, "data", name), f"has weight {weight:g}. Give a weight above 0, or leave the source out."
     if stage.replay is not None:
-        yield from must_be_source((*at, "replay", "data"), stage.replay.data, recipe)
+        yield from must_be_source((*at, "replay", "data"), stage.replay.data, recipe, earlier)
     if stage.epochs is not None and stage.steps is not None:
         yield (*at, "steps"), f"is set, and so is epochs ({stage.epochs:g}). Keep one of them."
 
 
-def check_prefer(at: Loc, stage: a.Prefer, recipe: r.Recipe) -> Iterator[Problem]:
+def check_prefer(at: Loc, stage: a.Prefer, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
     """Pairs come from a file, or from a rater who is given prompts; not both, not neither."""
     if stage.pairs is not None:
-        yield from must_be_source((*at, "pairs"), stage.pairs, recipe)
+        yield from must_be_source((*at, "pairs"), stage.pairs, recipe, earlier)
         for name, value in (("prompts", stage.prompts), ("rater", stage.rater)):
             if value is not None:
                 yield (*at, name), f"is not used, since pairs are read from {stage.pairs}. Remove one of the two."
@@ -191,7 +188,7 @@ def check_prefer(at: Loc, stage: a.Prefer, recipe: r.Recipe) -> Iterator[Problem
     elif stage.rater is None:
         yield at, "has prompts, but no rater. Give rater: path/file.py:name."
     if stage.prompts is not None:
-        yield from must_be_source((*at, "prompts"), stage.prompts, recipe)
+        yield from must_be_source((*at, "prompts"), stage.prompts, recipe, earlier)
 
 
 def check_pairs(at: Loc, stage: a.Reward | a.Preference, recipe: r.Recipe, earlier: list[r.Stage]) -> Iterator[Problem]:
@@ -256,14 +253,16 @@ def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
     """Each probe finds its data and its models."""
     for name, probe in recipe.evaluate.items():
         at: Loc = ("evaluate", name)
-        yield from must_be_source((*at, "data"), probe.data, recipe)
+        yield from must_be_source((*at, "data"), probe.data, recipe, recipe.stages)
+        yield from check_measured_made((*at, "data"), probe, recipe)
         if isinstance(probe, MistakesProbe):
-            yield from (((*at, *inner), said) for inner, said in mistakes_problems(probe, recipe.data))
+            problems = mistakes_problems(probe, recipe.data, made_by(recipe.stages))
+            yield from (((*at, *inner), said) for inner, said in problems)
         models: list[tuple[Loc, str]] = []
         if isinstance(probe, Ability):
             yield from (((*at, setting), said) for setting, said in check_ability(probe))
         if isinstance(probe, HallucinationProbe) and probe.documents is not None:
-            yield from must_be_source((*at, "documents"), probe.documents, recipe)
+            yield from must_be_source((*at, "documents"), probe.documents, recipe, recipe.stages)
         if isinstance(probe, ConsistencyProbe) and probe.paraphraser and not is_endpoint(probe.paraphraser):
             models.append(((*at, "paraphraser"), probe.paraphraser))
         if isinstance(probe, WinRateProbe):
@@ -282,11 +281,18 @@ def check_probes(recipe: r.Recipe) -> Iterator[Problem]:
                 yield from must_be_stage(loc, stage, recipe.stages, WRITES_TEXT, "is in this recipe", ("base",))
 
 
-def must_be_source(loc: Loc, name: str, recipe: r.Recipe) -> Iterator[Problem]:
-    """`name` is an entry of `data`."""
-    if name not in recipe.data:
-        hint = did_you_mean(name, recipe.data)
-        yield loc, f'there is no source "{name}" under data.{hint} The sources: {listed(recipe.data)}.'
+def check_measured_made(at: Loc, probe: Probe, recipe: r.Recipe) -> Iterator[Problem]:
+    """Of data that a stage makes the held-out rows are measured: there must be some."""
+    for stage in recipe.stages:
+        if isinstance(stage, Curate) and stage_name(stage) == probe.data and not stage.heldout:
+            yield at, f"{probe.data} holds no rows out (heldout: 0), and only those are measured. Raise its heldout."
+
+
+def must_be_source(loc: Loc, name: str, recipe: r.Recipe, stages: list[r.Stage]) -> Iterator[Problem]:
+    """`name` is an entry of `data`, or what one of `stages` makes."""
+    earlier = made_by(stages)
+    if name not in recipe.data and name not in earlier:
+        yield loc, no_such_source(name, recipe.data, earlier, made_by(recipe.stages))
 
 
 def must_be_stage(

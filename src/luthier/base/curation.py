@@ -11,6 +11,7 @@ from pydantic import Field
 
 from luthier.base.errors import did_you_mean
 from luthier.base.licences import LicencePolicy
+from luthier.base.made import no_such_source
 from luthier.base.strict import Strict
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -41,8 +42,8 @@ class Curate(Strict):
     heldout: float = Field(default=0.05, ge=0, lt=1)
     """Share of the groups kept out of training, whole, with their near duplicates."""
     against: list[str] | None = None
-    """Sources that no kept row may share anything with: the whole row, or `ngram` words in a row. Default: all that the
-    recipe evaluates on, and its benchmarks."""
+    """Sources, or data of earlier stages, that no kept row may share anything with: the whole row, or `ngram` words in
+    a row. Default: all that the recipe evaluates on, and its benchmarks."""
     ngram: int = Field(default=13, ge=4)
     """So many words in a row are too many to share with an evaluation set."""
     private: Literal["replace", "invent", "keep", "refuse"] | None = None
@@ -78,8 +79,8 @@ class Curate(Strict):
     conflicts: bool = True
     """Leave out answers that disagree with most answers to the same question in other words."""
     support: str | None = None
-    """Name of a source of documents: answers with a value that they have of something else, or nowhere, are left
-    out."""
+    """Name of a source of documents, or of a stage that makes some: answers with a value that they have of something
+    else, or nowhere, are left out."""
     scores: dict[str, float] = {}
     """Scores of your own with their weights in the quality: `path/file.py:name`, a function of an example that returns
     a number, higher is better; perplexity and difficulty are measured with the recipe's base model."""
@@ -117,28 +118,23 @@ def check_curate(
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """(place, problem) of a stage, beside the recipe's sources, the data that earlier stages make, and whether there is
     a base model."""
-    known = [*data, *earlier]
 
-    def missing(where: tuple[str | int, ...], name: str, among: list[str]) -> Iterator[tuple[Any, str]]:
-        if name not in among:
-            there = f"{did_you_mean(name, among)} There are: {', '.join(among) or 'none'}."
-            yield (
-                (*at, *where),
-                f'there is no source "{name}" under data.{there}',
-            )
+    def missing(where: tuple[str | int, ...], name: str) -> Iterator[tuple[Any, str]]:
+        if name not in data and name not in earlier:
+            yield (*at, *where), no_such_source(name, data, earlier)
 
     if not stage.sources:
         yield (*at, "data"), "is empty. Name a source, or several."
     for index, name in enumerate(stage.sources):
-        yield from missing(("data",) if isinstance(stage.data, str) else ("data", index), name, known)
+        yield from missing(("data",) if isinstance(stage.data, str) else ("data", index), name)
         if name in data and data[name].stream:
             yield (*at, "data"), f"{name} is streamed, and curate looks at all rows at once. Remove its stream: true."
     for index, name in enumerate(stage.against or ()):
-        yield from missing(("against", index), name, list(data))
+        yield from missing(("against", index), name)
         if name in stage.sources:
             yield (*at, "against", index), f"{name} is also what is curated: nothing would be left. Remove one of them."
     if stage.support is not None:
-        yield from missing(("support",), stage.support, list(data))
+        yield from missing(("support",), stage.support)
     yield from check_shares(at, stage)
     if stage.languages is not None and not stage.languages:
         yield (*at, "languages"), "is empty, and nothing would be left. Name a language, such as en, or remove it."

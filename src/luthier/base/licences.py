@@ -21,7 +21,7 @@ class LicencePolicy(Strict):
     share_alike: bool = True
     """Allow rows whose licence must be passed on with them (CC-BY-SA, GPL, ODbL)."""
     machine_frac: float | None = Field(default=None, ge=0, le=1)
-    """At most this share of the rows may be written by a machine."""
+    """At most this share of the rows may be written by a machine. Answers that rules quote from documents are not."""
     refuse: list[str] = []
     """Licences that no row may have, whatever they allow: [GPL-3.0-only, CC-BY-SA-*]."""
     cleared: dict[str, Literal["commercial", "share", "none"]] = {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+from luthier.base.errors import did_you_mean
+from luthier.base.nouns import Provenance
 
 MAKES_DATA = ("best_of", "synthesise", "curate")
 """Kinds of stages that write kept.jsonl and heldout.jsonl, which later stages read by the stage's name."""
@@ -14,6 +17,20 @@ ONLY_DATA = ("synthesise", "curate")
 
 RULES = "luthier's rules"
 """The generator of rows that rules made of documents: a template's question, and an answer that quotes the page."""
+
+
+Wrote = Literal["human", "machine", "quoted", "unknown"]
+"""Who wrote a row's answer, or its text: a person; a machine; a person, whom rules quote below a question of a
+template; nobody said."""
+
+
+def wrote(row: Provenance) -> Wrote:
+    """Who wrote a row, for everything that counts or limits what machines wrote."""
+    if row.generator == RULES:
+        return "quoted"
+    if row.generator is not None or row.made == "machine":
+        return "machine"
+    return "human" if row.made == "human" else "unknown"
 
 
 class Named(Protocol):
@@ -35,6 +52,22 @@ def behind(stages: Sequence[Any], name: str) -> list[str]:
     return [source for one in ([read] if isinstance(read, str) else read) for source in behind(stages, one)]
 
 
+def no_such_source(name: str, sources: Collection[str], earlier: Sequence[str] = (), later: Iterable[str] = ()) -> str:
+    """What to say of a name that means no data: no source is called so, no `earlier` stage makes it; or a stage does
+    that comes too late (`later`)."""
+    if name in later:
+        return f"{name} is made by a later stage. Put that one before this."
+    there = f"The sources: {', '.join(sources) or 'none'}."
+    made = f" Stages before it make: {', '.join(earlier)}." if earlier else ""
+    return f'there is no source "{name}" under data.{did_you_mean(name, [*sources, *earlier])} {there}{made}'
+
+
 def made_by(stages: Sequence[Named]) -> list[str]:
     """Names of the data sets that some stages make."""
     return [stage.name or stage.kind for stage in stages if stage.kind in MAKES_DATA]
+
+
+def made_first(stages: Sequence[Named]) -> list[str]:
+    """Names of the data sets that are made before any stage but pretraining trains, in order."""
+    first = next((i for i, stage in enumerate(stages) if stage.kind not in (*ONLY_DATA, "pretrain")), len(stages))
+    return made_by(stages[:first])

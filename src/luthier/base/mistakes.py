@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from luthier.base.errors import did_you_mean
+from luthier.base.made import no_such_source
 from luthier.base.strict import Strict
 
 Category = Literal[
@@ -68,8 +68,9 @@ class Judging(Strict):
     words_file: str | None = None
     """A text file of such words, one a line, relative to the recipe."""
     names_from: list[str] = []
-    """Sources of documents whose names (words with a capital within a sentence) are spelt right. Only documents:
-    answers that are trained on would vouch for their own misspellings."""
+    """Sources of documents whose names (words with a capital within a sentence) are spelt right; of data that a stage
+    makes, the documents it is made of. Only documents: answers that are trained on would vouch for their own
+    misspellings."""
     strict_spelling: bool = False
     """Also count words that the dictionary lacks and that are a letter off none that it has. Most of them are new or
     rare, not wrong."""
@@ -125,11 +126,12 @@ class MistakesProbe(Strict):
     """When an answer counts as which mistake."""
 
 
-def mistakes_problems(probe: MistakesProbe, sources: Collection[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+def mistakes_problems(
+    probe: MistakesProbe, sources: Collection[str], made: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """(setting within the probe, what is wrong with it) where its settings contradict each other or the recipe."""
     if probe.samples > 1 and not probe.temperature:
         yield ("samples",), f"is {probe.samples}, and at temperature 0 they would all be the same. Raise temperature."
     for name in probe.judging.names_from:
-        if name not in sources:
-            said = did_you_mean(name, sources) or f" The sources: {', '.join(sources) or 'none'}."
-            yield ("judging", "names_from"), f'there is no source "{name}" under data.{said}'
+        if name not in sources and name not in made:
+            yield ("judging", "names_from"), no_such_source(name, sources, made)

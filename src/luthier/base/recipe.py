@@ -71,7 +71,7 @@ class Supervised(Training):
     """What every stage that reads a data set has."""
 
     data: str | dict[str, float]
-    """Name of a source under `data`, or several with weights."""
+    """Name of a source under `data`, or of a stage that makes data; or several with weights."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training rows. Give epochs or steps; default: one epoch."""
     steps: int | None = Field(default=None, ge=1)
@@ -126,7 +126,8 @@ class Recipe(Strict):
     stages: list[Stage] = []
     """What to do, in order."""
     evaluate: dict[str, Probe] = {}
-    """What to measure, by the name it gets under `metrics`."""
+    """What to measure, by the name it gets under `metrics`. A probe's `data` is a source, or what a stage makes, of
+    which the held-out rows are measured."""
     benchmarks: Benchmarks | None = None
     """Public benchmarks, or your own, before and after each stage."""
     learning_curve: LearningCurve | None = None
@@ -138,7 +139,8 @@ class Recipe(Strict):
     out: str = "runs"
     """Folder that holds the run's folder, relative to where the command is run."""
     samples: int = Field(default=8, ge=0)
-    """Held-out prompts whose answers are shown before and after each stage in the report."""
+    """Held-out prompts whose answers are shown before and after each stage in the report; where stages make data before
+    tuning begins, of that, and from then on."""
     answer_tokens: int = Field(default=64, ge=1)
     """Longest answer shown there."""
     threads: int | None = Field(default=None, ge=1)

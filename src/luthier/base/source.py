@@ -45,9 +45,9 @@ class Source(Strict):
         "mail",
         "abcd",
     ] = "auto"
-    """Shape of the rows; auto looks at the first ones and says what it found. faq: headings
-    of documents that ask, with what stands below them; slack, mail, tickets, zendesk, intercom, abcd: talk between
-    people, read as a whole, its rows conversations."""
+    """Shape of the rows; auto looks at the first ones and says what it found. faq: headings of documents that ask, with
+    what stands below them (documents in which none asks are put aside); slack, mail, tickets, zendesk, intercom, abcd:
+    talk between people, read as a whole, its rows conversations."""
     columns: dict[str, str] = {}
     """Renames columns before the format is read: {question: body, answer: reply}."""
     roles: dict[str, str] = {}

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from luthier.base.abilities import is_endpoint
 from luthier.base.errors import did_you_mean
-from luthier.base.made import Named, made_by
+from luthier.base.made import Named, made_by, no_such_source
 from luthier.base.strict import Strict
 
 
@@ -171,10 +171,8 @@ def wrong_names(
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Names that mean nothing here, and methods that do not go together."""
     made = made_by(earlier)
-    there = [*sources, *made]
-    if stage.data not in there:
-        said = f'there is no source and no earlier stage that makes data called "{stage.data}".'
-        yield ("data",), f"{said}{did_you_mean(stage.data, there)} There are: {', '.join(there) or 'none'}."
+    if stage.data not in sources and stage.data not in made:
+        yield ("data",), no_such_source(stage.data, sources, made)
     if (stage.name or stage.kind) in sources:
         name = stage.name or stage.kind
         yield ("name",), f"{name} is also a source under data. Rename the stage: later stages read `data: {name}`."

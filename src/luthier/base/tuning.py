@@ -141,7 +141,7 @@ class Replay(Strict):
     """Mixes rows of another source into training, as a remedy against forgetting."""
 
     data: str
-    """Name of a source under `data`."""
+    """Name of a source under `data`, or of a stage that makes data."""
     share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the trained tokens that come from it."""
 

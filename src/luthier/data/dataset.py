@@ -69,34 +69,36 @@ class Dataset:
     """Of a streamed source: its rows, of which none are in `train`, and some in `heldout`. None: they are all here."""
 
 
-def read_dataset(name: str, source: Source, root: Path, hashed: bool = True, private: Private | None = None) -> Dataset:
+def read_dataset(
+    name: str, source: Source, root: Path, hashed: bool = True, raw: list[Example | Rejected] | None = None
+) -> Dataset:
     """Reads the source called `name` under `data`, relative to the folder `root`; without the hash where it is not
-    wanted, for which all bytes must be read. `private` does what the source's own setting would.
+    wanted, for which all bytes must be read. `raw` gets every row as it was before private things were looked for.
 
     Raises UserError: path missing or of unknown kind, a file broken as a whole, no or several formats that fit, a
     column or role mapping that cannot hold, no usable row, more than `max_rejected` of the rows rejected.
     """
-    opened = open_source(name, source, root)
-    if private is not None:
-        opened = replace(opened, conversion=replace(opened.conversion, private=private))
-    return read_opened(opened, hashed)
+    return read_opened(open_source(name, source, root), hashed, raw)
 
 
-def read_opened(opened: Opened, hashed: bool = True) -> Dataset:
+def read_opened(opened: Opened, hashed: bool = True, raw: list[Example | Rejected] | None = None) -> Dataset:
     """`read_dataset` of a source whose first rows were looked at."""
     reading = opened.conversion
     name, source = reading.name, reading.source
     examples: list[Example] = []
     rejected: list[Rejected] = []
     for row in opened.rows:
-        made = reading.example(row)
+        read = reading.raw(row)
+        if raw is not None:
+            raw.append(read)
+        made = reading.handled(read)
         if isinstance(made, Rejected):
             rejected.append(made)
         else:
             examples.append(made)
         if len(examples) == source.limit:
             break
-    check_rejected(name, source, len(examples), kinds_of(row for row in rejected if not (examples and row.aside)))
+    check_rejected(name, source, len(examples), kinds_of(rejected))
     held = [reading.held_out(example) for example in examples]
     return Dataset(
         name=name,
@@ -145,10 +147,17 @@ class Conversion:
 
     def example(self, row: Read) -> Example | Rejected:
         """What one of `rows` is."""
+        return self.handled(self.raw(row))
+
+    def raw(self, row: Read) -> Example | Rejected:
+        """The same, with all that is private in it."""
         if isinstance(row, Rejected):
             return row
         format = UNFOLD[self.format].format if self.format in UNFOLD else self.format
-        made = convert(row, format, self.reading)
+        return convert(row, format, self.reading)
+
+    def handled(self, made: Example | Rejected) -> Example | Rejected:
+        """A row with what the source says of private things done."""
         return self.private.handle(made) if self.private and not isinstance(made, Rejected) else made
 
     def held_out(self, example: Example) -> bool:
@@ -224,9 +233,16 @@ def at_hand(data: Dataset) -> Iterator[Example]:
     return iter(data.train) if data.survey is None else data.survey.sample()
 
 
+def put_aside(data: Dataset) -> int:
+    """Rows that were left out by design: nothing is wrong with them, and they are no part of what is `rejected`."""
+    kinds = kinds_of(data.rejected) if data.survey is None else data.survey.kinds()
+    return sum(count for count, first in kinds.values() if first.aside)
+
+
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    """One {origin, reason} a line, in file order."""
-    write_jsonl(path, ({"origin": row.origin, "reason": row.reason} for row in rejected))
+    """One {origin, reason} a line, in file order; aside: true where a row was left out by design."""
+    own = ((row, {"aside": True} if row.aside else {}) for row in rejected)
+    write_jsonl(path, ({"origin": row.origin, "reason": row.reason, **aside} for row, aside in own))
 
 
 def take(read: Iterator[Read], count: int) -> list[Read]:
@@ -265,7 +281,9 @@ def check_used(name: str, source: Source, format: str) -> None:
 
 
 def check_rejected(name: str, source: Source, examples: int, kinds: Kinds) -> None:
-    """Raises UserError when nothing or too little is left, with the commonest reasons."""
+    """Raises UserError when nothing or too little is left, with the commonest reasons. What is left out by design
+    counts only where nothing else is there."""
+    kinds = {kind: found for kind, found in kinds.items() if not (examples and found[1].aside)}
     rejected = sum(count for count, _ in kinds.values())
     rows = examples + rejected
     if examples and rejected <= source.max_rejected * rows:

@@ -93,8 +93,8 @@ class Survey:
         """How often each kind of reason came up, and the first row of each."""
         kinds: Kinds = {}
         for entry in self.entries:
-            for kind, (count, origin, reason) in entry["kinds"].items():
-                before, first = kinds.get(kind, (0, Rejected(origin, reason)))
+            for kind, (count, *row) in entry["kinds"].items():
+                before, first = kinds.get(kind, (0, Rejected(*row)))
                 kinds[kind] = (before + count, first)
         return kinds
 
@@ -162,9 +162,7 @@ def survey(name: str, source: Source, root: Path, store: Store, workers: int, te
     """
     opened = open_source(name, source, root)
     check_format(opened.conversion)
-    if is_hub(source.path):
-        fix = "Download it (hf download --repo-type dataset) and give the folder: its .parquet files can be streamed."
-        raise UserError(f"data.{name}.stream: rows that come from a hub are not kept on disk. {fix}")
+    assert not is_hub(source.path), "hub_copy puts its rows into a file first"
     if opened.program:
         raise UserError(f"data.{name}.stream: a function's rows cannot be streamed. Write them to a .jsonl file first.")
     hashes = file_hashes(opened.files, store.local / "files.json")
@@ -240,7 +238,7 @@ def look(how: Looking, piece: Piece) -> Made:
         counts["rows"] += 1
         if isinstance(example, Rejected):
             counts["rejected"] += 1
-            told["rejected"].append([example.origin, example.reason])
+            told["rejected"].append([example.origin, example.reason, example.aside])
             continue
         counts["examples"] += 1
         text = content(example)
@@ -252,8 +250,8 @@ def look(how: Looking, piece: Piece) -> Made:
         if fraction(f"kept {text}") < (how.heldout if out else how.sample):
             told["heldout" if out else "sample"].append(parts_of(example))
     kinds: dict[str, list[Any]] = {}
-    for origin, reason in told["rejected"]:
-        kinds.setdefault(kind_of_reason(reason), [0, origin, reason])[0] += 1
+    for origin, reason, aside in told["rejected"]:
+        kinds.setdefault(kind_of_reason(reason), [0, origin, reason, aside])[0] += 1
     arrays: dict[str, np.ndarray] = {
         "content": np.array(sorted(contents), dtype=np.uint64),
         "prints": np.array(sorted(marks), dtype=np.uint64),

@@ -29,7 +29,7 @@ from luthier.evals.intervals import bounded_mean, mean_normal, wilson
 from luthier.evals.manners import Follows, manners
 from luthier.generate import Sampling
 from luthier.model.load import Loaded
-from luthier.run.context import Context, ModelRef, asked_prompts, probe_prompts, renderer_of
+from luthier.run.context import Context, ModelRef, asked_prompts, measured_rows, probe_prompts, renderer_of
 from luthier.run.subjects import Asking, open_subject
 
 Measured = dict[str, Any]
@@ -45,7 +45,7 @@ def answers_of(context: Context, probe: Any, loaded: Loaded, chats: Sequence[Cha
 def measure_alignment(context: Context, probe: AlignmentProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """How each answer behaves."""
     follows = format_of(context, probe)
-    answers = answers_of(context, probe, loaded, probe_prompts(context, probe.data, probe.limit))
+    answers = answers_of(context, probe, loaded, probe_prompts(context, probe))
     behaved = [manners(a.prompt[-1].content, a.text, a.ended, follows) for a in answers]
     held = [m._asdict() for m in behaved]
     parts = {name: [int(one[name]) for one in held] for name in MANNERS if follows or name != "format"}
@@ -68,7 +68,7 @@ def format_of(context: Context, probe: AlignmentProbe) -> Follows | None:
 
 def measure_cloze(context: Context, probe: ClozeProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """Whether each statement is completed rightly, and how likely the right value was."""
-    asked = probe_prompts(context, probe.data, probe.limit)
+    asked = probe_prompts(context, probe)
     filled = cloze(loaded.lm, renderer_of(loaded), asked, probe.max_new_tokens)
     if not filled:
         raise UserError(
@@ -86,7 +86,7 @@ def measure_cloze(context: Context, probe: ClozeProbe, loaded: Loaded, ref: Mode
 
 def measure_consistency(context: Context, probe: ConsistencyProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """How far the answers to each question agree, over its wordings and over repeated draws."""
-    asked = probe_prompts(context, probe.data, probe.limit)
+    asked = probe_prompts(context, probe)
     wordings = wordings_of(context, probe, asked)
     every = [worded(chat, words) for chat, several in zip(asked, wordings, strict=True) for words in several]
     draws = [
@@ -219,7 +219,7 @@ def told(log: EventLog, name: str, figure: dict[str, Any]) -> dict[str, Any]:
 
 def of_ability(context: Context, probe: Ability, data: Dataset) -> Iterator[str]:
     """What is wrong with the source of such a probe, and with its files."""
-    asked = asked_prompts([*data.train, *data.heldout])[: probe.limit]
+    asked = asked_prompts(measured_rows(context, probe))[: probe.limit]
     first = next(iter([*data.train[:1], *data.heldout[:1]]), None)
     where = f" ({first.origin})" if first is not None else ""
     if not asked:
@@ -249,7 +249,7 @@ def of_ability(context: Context, probe: Ability, data: Dataset) -> Iterator[str]
                     f"{bare[0].origin} has no column source or document to hold answers against. Add it to every row "
                     f"of data.{data.name}, or name a source of documents."
                 )
-        case HallucinationProbe(documents=str() as name):
+        case HallucinationProbe(documents=str() as name) if context.there(name):
             documents = context.dataset(name)
             if not any(isinstance(row, Text) for row in [*documents.train, *documents.heldout]):
                 yield f"documents: data.{name} was read as {documents.format}, and holds no documents. Give texts."

@@ -13,20 +13,20 @@ from typing import Any
 
 import torch
 
-from luthier.base.abilities import Ability, AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
+from luthier.base.abilities import AlignmentProbe, ClozeProbe, ConsistencyProbe, HallucinationProbe
 from luthier.base.alignment import BestOf, Grpo, Kto, Ppo, Prefer, Preference, Reward
 from luthier.base.crosscheck import WRITES_TEXT, stage_name
 from luthier.base.errors import UserError
 from luthier.base.judged import judging_stage
-from luthier.base.made import MAKES_DATA
+from luthier.base.made import MAKES_DATA, behind
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Pair, Text, Tokens
-from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, PseudoPerplexityProbe, WinRateProbe
+from luthier.base.probes import AnswersProbe, FillMaskProbe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Stage, Supervised
 from luthier.base.tuning import Training
 from luthier.data.dataset import Dataset
 from luthier.evals.loss import losses
 from luthier.generate import Sampling, sample
-from luthier.run.context import Context
+from luthier.run.context import Context, measured_rows
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder
 from luthier.train.pace import Allowed, Pace
@@ -110,7 +110,7 @@ def requested_tokens(context: Context, stage: Stage) -> float:
             return 1.0
         case Prefer() | BestOf():
             assert stage.prompts is not None
-            return float(rows_of(context.dataset(stage.prompts)) * stage.samples * stage.max_new_tokens)
+            return prompts_of(context, stage.prompts) * stage.samples * stage.max_new_tokens
     if stage.kind in MAKES_DATA:
         return 0.0  # it trains nothing
     raise AssertionError(stage)
@@ -125,17 +125,22 @@ def first_of(shares: dict[str, float]) -> tuple[str, float]:
 def tokens_of(context: Context, name: str | None) -> float:
     """About how many tokens a source's training rows have; of what an earlier stage gathers (`name` is its own, or
     None: the last one's), how many that will be."""
-    there = any(folder.kind in MAKES_DATA and folder.name == name and folder.done for folder in context.stages)
-    if name is not None and (there or name in context.recipe.data or name in context.datasets):
+    if name is not None and context.there(name):
         data = context.dataset(name)
         return rows_of(data) * mean_tokens(data.train)
     made = [s for s in context.recipe.stages if isinstance(s, Prefer | BestOf) and name in (None, s.name, s.kind)]
     gathered = made[-1] if made else None
     if isinstance(gathered, Prefer) and gathered.prompts is not None:
-        return rows_of(context.dataset(gathered.prompts)) * gathered.pairs_per_prompt * 2.0 * gathered.max_new_tokens
+        return prompts_of(context, gathered.prompts) * gathered.pairs_per_prompt * 2 * gathered.max_new_tokens
     if isinstance(gathered, BestOf):
-        return float(rows_of(context.dataset(gathered.prompts)) * gathered.keep * gathered.max_new_tokens)
+        return prompts_of(context, gathered.prompts) * gathered.keep * gathered.max_new_tokens
     return tokens_of(context, gathered.pairs) if isinstance(gathered, Prefer) else 1.0
+
+
+def prompts_of(context: Context, name: str) -> float:
+    """How many prompts a stage finds; of data that is not made yet, as many as the sources behind it have rows."""
+    names = [name] if context.there(name) else behind(context.recipe.stages, name)
+    return float(sum(rows_of(context.dataset(source)) for source in names if context.there(source)))
 
 
 def rows_of(data: Dataset) -> int:
@@ -179,10 +184,7 @@ def probing_s(context: Context, learner: Learner, load_s: float) -> float:
 
 def probe_tokens(context: Context, probe: Any) -> tuple[float, float]:
     """About how many tokens a probe lets a model read, and write."""
-    data = context.dataset(probe.data)
-    rows: list[Example] = [*data.train, *data.heldout]
-    if not isinstance(probe, AnswersProbe | ChoicesProbe | WinRateProbe | Ability) and probe.heldout_only:
-        rows = list(data.heldout)
+    rows = measured_rows(context, probe)
     count = min(len(rows), probe.limit or len(rows))
     length = mean_tokens(rows)
     match probe:

@@ -10,14 +10,14 @@ from typing import Any
 
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
+from luthier.base.made import MAKES_DATA
 from luthier.base.nouns import Example
 from luthier.base.probes import Probe
 from luthier.base.reads import names_read
 from luthier.data.dataset import at_hand
 from luthier.evals.contamination import NGRAM, Overlap, Seen, overlap
-from luthier.run.context import Context
+from luthier.run.context import Context, measured_rows
 from luthier.run.memo import code_hash
-from luthier.run.tune import measured_rows
 
 Measured = dict[str, Any]
 SHOWN = 5
@@ -26,8 +26,8 @@ SHOWN = 5
 
 def trained_sources(context: Context) -> list[str]:
     """Names of the sources that some stage trains on, in the recipe's order, then of the data that stages made. What a
-    curate stage reads is not trained on, once it has chosen."""
-    done = {folder.name for folder in context.stages if folder.kind == "curate" and folder.done}
+    stage that makes data reads is not trained on, once it has made some."""
+    done = {folder.name for folder in context.stages if folder.kind in MAKES_DATA and folder.done}
     stages = [stage for stage in context.recipe.stages if (stage.name or stage.kind) not in done]
     named = {name for stage in stages for name in names_read(stage)}
     return [name for name in (*context.recipe.data, *sorted(done)) if name in named]

@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 
+from luthier.base.abilities import Ability
+from luthier.base.curation import Curate
 from luthier.base.errors import RunError, UserError
 from luthier.base.events import Watcher
 from luthier.base.files import disk_errors, hash_of, hash_path, only_reads, read_json
-from luthier.base.made import MAKES_DATA
-from luthier.base.nouns import Chat, Example, Pair, Text
+from luthier.base.made import MAKES_DATA, made_first
+from luthier.base.mistakes import MistakesProbe
+from luthier.base.nouns import Chat, Example, Pair, Rejected, Text
 from luthier.base.objective import is_masked
 from luthier.base.pages import keep_freed_pages
-from luthier.base.probes import AnswersProbe
+from luthier.base.probes import AnswersProbe, FillMaskProbe, LossProbe, Probe, PseudoPerplexityProbe, WinRateProbe
 from luthier.base.recipe import Recipe
 from luthier.base.seeds import seed_for
 from luthier.base.source import Source
@@ -33,6 +36,9 @@ from luthier.run.memo import StageFolder, stage_folder
 from luthier.run.shards import store_of, streamed_dataset
 from luthier.tokens.render import Renderer
 from luthier.train.ranks import here
+
+Asking = AnswersProbe | WinRateProbe | Ability | MistakesProbe
+"""Probes that ask a model for answers."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Context:
     """Language models by the name of the stage that made them, in order; "base" is what alignment starts from."""
     stages: list[StageFolder] = field(default_factory=list)
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    raw: dict[str, list[Example | Rejected]] = field(default_factory=dict)
+    """Rows of sources as they were before private things were looked for, where a curate stage does that."""
     began: float = field(default_factory=time.monotonic)
     """When this session began."""
     first_rows: int | None = None
@@ -70,18 +78,32 @@ class Context:
         return self.recipe_path.parent
 
     def dataset(self, name: str) -> Dataset:
-        """A source, read once; or what a stage of that name made."""
+        """A source, read once; or what a stage of that name made. Raises RunError where that has made nothing yet."""
         if name not in self.datasets:
-            made = [f for f in self.stages if f.kind in MAKES_DATA and f.name == name]
-            if made and name not in self.recipe.data:
-                self.datasets[name] = kept_dataset(name, made[-1].path, made[-1].hash)
-            else:
+            if name in self.recipe.data:
                 self.datasets[name] = self._read(name, self.recipe.data[name])
+            elif (made := self._maker(name)) is not None:
+                self.datasets[name] = kept_dataset(name, made.path, made.hash)
+            else:
+                raise RunError(f"data.{name}: a stage makes it that has not run yet. Run the whole recipe.")
         return self.datasets[name]
+
+    def there(self, name: str) -> bool:
+        """Whether a data set can be read by now: a source always, what a stage makes once it has made it."""
+        return name in self.recipe.data or name in self.datasets or self._maker(name) is not None
+
+    def _maker(self, name: str) -> StageFolder | None:
+        """The stage that has made the data set of this name."""
+        return next((f for f in self.stages if f.kind in MAKES_DATA and f.name == name and f.done), None)
 
     def _read(self, name: str, source: Source) -> Dataset:
         if not source.stream:
-            return read_dataset(name, source, self.root)
+            wanted = any(isinstance(s, Curate) and s.private and name in s.sources for s in self.recipe.stages)
+            raw: list[Example | Rejected] | None = [] if wanted else None
+            found = read_dataset(name, source, self.root, raw=raw)
+            if raw is not None:
+                self.raw[name] = raw
+            return found
         if self.first_rows is None:
             return streamed_dataset(self.recipe, name, self.root, all_threads(self.recipe), self.watchers)
         store_of(self.recipe)  # a place that cannot be opened is told here too
@@ -141,17 +163,37 @@ class Context:
         return compute_dtype(self.recipe.base.dtype, self.device)
 
     def shown_prompts(self) -> list[Chat]:
-        """The held-out prompts whose answers the report shows: of the first `answers` probe, else of a
-        conversational source."""
+        """The held-out prompts whose answers the report shows, the same after every stage: of the first `answers`
+        probe, else of data that is made before tuning begins, else of a conversational source. None before that data
+        is made: a source's held-out rows may stand among those that were chosen of it."""
+        first = made_first(self.recipe.stages)
+        if not all(map(self.there, first)):
+            return []
         for probe in self.recipe.evaluate.values():
-            if isinstance(probe, AnswersProbe):
+            if isinstance(probe, AnswersProbe) and probe.data in self.recipe.data:
                 data = self.dataset(probe.data)
                 return chats(data.heldout + data.train)[: self.recipe.samples]
-        for name in self.recipe.data:
+            if isinstance(probe, AnswersProbe) and probe.data in first:
+                return chats(self.dataset(probe.data).heldout)[: self.recipe.samples]
+        for name in (*first[::-1], *self.recipe.data):
             found = chats(self.dataset(name).heldout)
             if found:
                 return found[: self.recipe.samples]
         return []
+
+
+def measured_rows(context: Context, probe: Probe) -> list[Example]:
+    """The rows that a probe measures: none of them may be trained on. Of a source all, or its held-out ones where the
+    probe says so; of data that a stage makes the held-out ones, for the others are there to be trained on, and none
+    before it is made."""
+    if not context.there(probe.data):
+        return []
+    data = context.dataset(probe.data)
+    if isinstance(probe, LossProbe | FillMaskProbe | PseudoPerplexityProbe):
+        held = probe.heldout_only
+    else:
+        held = probe.data not in context.recipe.data
+    return data.heldout if held else data.train + data.heldout
 
 
 def chats(examples: list[Example]) -> list[Chat]:
@@ -165,12 +207,11 @@ def asked_prompts(examples: list[Example]) -> list[Chat]:
     return [*chats(examples), *pairs.values()]
 
 
-def probe_prompts(context: Context, source: str, limit: int | None) -> list[Chat]:
-    """The first prompts of a source, on whichever side of its split, for a probe. UserError where it has none."""
-    data = context.dataset(source)
-    asked = asked_prompts(data.train + data.heldout)[:limit]
+def probe_prompts(context: Context, probe: Asking) -> list[Chat]:
+    """The first prompts of what a probe measures. UserError where there are none."""
+    asked = asked_prompts(measured_rows(context, probe))[: probe.limit]
     if not asked:
-        raise UserError(f"evaluate: data.{source} holds no conversations.")
+        raise UserError(f"evaluate: data.{probe.data} holds no conversations.")
     return asked
 
 

@@ -27,6 +27,7 @@ from luthier.data.dataset import Dataset, write_rejected
 from luthier.data.records import read_records, record_of, write_records
 from luthier.run.context import Context
 from luthier.run.curate_given import evaluation_rows, given_for, given_inputs
+from luthier.run.curate_moved import moved_since
 from luthier.run.curate_private import no_private, notes_of, private_figures, private_for, source_of
 from luthier.run.curated import figures_of
 from luthier.run.kept import SIDES, read_kept
@@ -61,6 +62,8 @@ def curate_data(context: Context, index: int, stage: Curate) -> None:
     made = curate(records, stage, given, lambda text: log.emit("note", text=text))
     write_curation(folder.path, made)
     figures = figures_of(made, stage, context.recipe.seed)
+    if moved := moved_since(folder, made):
+        figures["moved"] = moved.as_dict()
     figures["private"] = private_figures(private, stage, notes_of(list(sources.values())))
     refused = figures["licences"]["refusals"]
     told = licensed(refused, figures["licences"]["sentences"])
@@ -69,6 +72,8 @@ def curate_data(context: Context, index: int, stage: Curate) -> None:
     tell(folder, stage, made, log)
     for said in short(stage, Counter(read_as[i] for i in made.kept)):
         log.emit("note", text=f"{folder.name}: {said}")
+    if moved is not None and moved.words:
+        log.emit("note", text=f"{folder.name}: {moved.words}")
     folder.close(
         guards=passed,
         rows={"read": len(records), "kept": len(made.kept), "heldout": len(made.heldout)},

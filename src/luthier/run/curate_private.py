@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from luthier.base.curation import Curate
-from luthier.base.nouns import Record
+from luthier.base.nouns import Record, Rejected
 from luthier.data.curate.curation import Curation
 from luthier.data.curate.private import WORDS, Private, said, texts_of
-from luthier.data.dataset import Dataset, read_dataset
+from luthier.data.dataset import Dataset
 from luthier.run.context import Context
 from luthier.train import guards as g
 
@@ -24,10 +25,15 @@ DONE = {
 
 
 def source_of(context: Context, name: str, stage: Curate) -> Dataset:
-    """A source; where the stage says what happens to private things, with all of them still there."""
+    """A source; where the stage says what happens to private things, with all of them still there. It is read once
+    for both."""
+    data = context.dataset(name)
     if stage.private is None:
-        return context.dataset(name)
-    return read_dataset(name, context.recipe.data[name], context.root, hashed=False, private=Private(kinds=()))
+        return data
+    rows = context.raw[name]
+    examples = [row for row in rows if not isinstance(row, Rejected)]
+    rejected = [row for row in rows if isinstance(row, Rejected)]
+    return replace(data, train=examples, heldout=[], rejected=rejected, notes=())
 
 
 def private_for(stage: Curate, records: Sequence[Record]) -> Private:

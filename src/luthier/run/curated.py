@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from luthier.base.curation import Curate
-from luthier.base.made import RULES
+from luthier.base.made import wrote
 from luthier.base.nouns import Record, Text
 from luthier.base.spaced import spaced
 from luthier.data.curate.choose import coverage
@@ -143,7 +143,7 @@ def writers_of(made: Curation, state_N: np.ndarray) -> dict[str, dict[str, int]]
 
 def writer_of(row: Record) -> str:
     """human, machine, rules that quote; empty: nobody said."""
-    return QUOTING if row.provenance.generator == RULES else row.provenance.made or ""
+    return {"quoted": QUOTING, "unknown": ""}.get(who := wrote(row.provenance), who)
 
 
 def lengths_of(texts: Sequence[str], state_N: np.ndarray) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def curation_section(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "verdicts": [verdict_word(found["licences"][use]) for use in ("commercial", "share")],
         "rejected": found.get("rejected", 0),
         "private": found.get("private"),
+        "moved": found.get("moved", {}).get("words", ""),
     }
 
 

@@ -23,6 +23,7 @@ from luthier.base.curves import LEAST_STEPS, MEASURED, curved, data_of, size_wor
 from luthier.base.errors import RunError, UserError, did_you_mean
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, write_text
+from luthier.base.made import made_by
 from luthier.base.probes import LossProbe, Probe
 from luthier.base.recipe import Pretrain, Recipe, Sft
 from luthier.base.seeds import seed_for
@@ -213,7 +214,8 @@ def part_context(context: Context, plan: Plan, share: float, seed: int) -> Conte
         stages=[],
         began=time.monotonic(),
     )
-    own.datasets = {name: context.dataset(name) for name in recipe.data} | context.datasets
+    names = [*recipe.data, *(name for name in made_by(recipe.stages) if context.there(name))]
+    own.datasets = {name: context.dataset(name) for name in names}
     for name in data_of(recipe, plan.index):
         own.datasets[name] = part(context.dataset(name), share)
     if start is None:

@@ -17,13 +17,14 @@ from typing import Any
 from luthier.base.errors import UserError
 from luthier.base.files import read_json, write_jsonl, write_text
 from luthier.base.mistakes import MistakesProbe
-from luthier.base.nouns import Chat
+from luthier.base.nouns import Chat, Record
 from luthier.base.recipe import Recipe
 from luthier.base.repetition import without_repeats
 from luthier.base.sentences import pieces
 from luthier.evals.claims import holds_value
 from luthier.evals.mistakes import DETECTORS, Facts, Finding, How, categories_of, judge
 from luthier.evals.spelling import corrected
+from luthier.run.fix_made import MadeWrong, chosen_rows, made_notes, was_chosen
 from luthier.run.fix_page import worklist_page
 from luthier.run.mistakes import examples, judging_of, nearest_rows, trained_on
 from luthier.run.story import read_rows
@@ -113,22 +114,36 @@ def write_worklist(run: Path, out: Path | None = None) -> Worklist:
     finished = open_finished(run)
     folder = out or run / "fix"
     refuse_to_lose(folder / "worklist.jsonl")
-    scanned, entries = 0, []
+    scanned, entries, chosen = 0, [], chosen_rows(finished.recipe, run)
     for name in trained_on(finished.recipe):
         for chat in conversations(finished, name):
+            if name in chosen and not was_chosen(chosen[name], chat):
+                continue  # a curate stage left it out
             for turn, facts in answers_of(chat, finished.how.judging.source):
                 scanned += 1
                 if found := judge(facts, finished.how):
                     entries.append(to_correct(name, chat, turn, facts, found, finished.how))
     entries.sort(key=lambda e: (list(DETECTORS).index(e["categories"][0]), -e["severity"]))
     entries += missing(finished)
-    notes = [*finished.how.left_out, *unexplained(finished, entries)]
+    made_of = {name: [r for some in rows.values() for r in some] for name, rows in chosen.items()}  # in no source
+    scanned += sum(map(len, made_of.values()))
+    of_made = made_notes(made_wrong(finished, made_of), {name: len(rows) for name, rows in made_of.items()})
+    notes = [*finished.how.left_out, *of_made, *unexplained(finished, entries)]
     if not trained_on(finished.recipe):
         notes.append("the run tunes on no conversations: there are no training rows to look at")
     made = Worklist(folder, entries, scanned, notes)
     write_jsonl(made.file, entries)
     write_text(folder / "worklist.md", worklist_page(entries, scanned, notes, run.name))
     return made
+
+
+def made_wrong(finished: Finished, made_of: Mapping[str, Sequence[Record]]) -> Iterator[MadeWrong]:
+    """The rows that stages made in which something is wrong."""
+    for record in (record for records in made_of.values() for record in records):
+        if isinstance(record.example, Chat):
+            answers = answers_of(record.example, finished.how.judging.source)
+            if found := [one for _, facts in answers for one in judge(facts, finished.how)]:
+                yield MadeWrong(record, categories_of(found))
 
 
 def refuse_to_lose(file: Path) -> None:

@@ -28,7 +28,7 @@ SHOWN = 6
 
 def measure_hallucination(context: Context, probe: HallucinationProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """The claims of each answer that its source does not hold."""
-    asked = probe_prompts(context, probe.data, probe.limit)
+    asked = probe_prompts(context, probe)
     answers = answers_of(context, probe, loaded, asked)
     sources = sources_for(context, probe, asked, answers)
     found = [held_against(a, source, probe) for a, source in zip(answers, sources, strict=True)]

@@ -23,7 +23,7 @@ from luthier.evals.intervals import bootstrap_mean
 from luthier.evals.judge import Duel, Examined, Judged, bias_of, examine, judge
 from luthier.generate import Sampling
 from luthier.run.asked import remembering
-from luthier.run.context import Context, asked_prompts
+from luthier.run.context import Context, asked_prompts, measured_rows
 from luthier.run.judged_words import judge_lines
 from luthier.run.judging import Judging, duels_of, read_votes, reasons_of, votes_by, write_votes
 from luthier.run.memo import code_hash, versions
@@ -125,8 +125,7 @@ def judged_wins(context: Context, name: str, probe: WinRateProbe, rows: Mapping[
 
 def asked_of(context: Context, probe: WinRateProbe) -> list[Chat]:
     """The probe's prompts, in the order in which they are answered."""
-    data = context.dataset(probe.data)
-    return asked_prompts(data.train + data.heldout)[: probe.limit]
+    return asked_prompts(measured_rows(context, probe))[: probe.limit]
 
 
 def texts(row: Measured) -> list[str]:

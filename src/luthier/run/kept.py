@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from luthier.base.files import write_jsonl
-from luthier.base.nouns import Chat, Example, Message, Pair, Text
+from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Text
 from luthier.data.dataset import Dataset
 from luthier.data.records import from_json
 
@@ -68,7 +68,16 @@ def kept_dataset(name: str, folder: Path, digest: str) -> Dataset:
     )
 
 
+FORMATS: dict[type[Example], str] = {
+    Text: "text",
+    Chat: "messages",
+    Pair: "pairs",
+    Labelled: "labelled",
+    Choice: "choices",
+}
+
+
 def format_of(rows: Sequence[Example]) -> str:
     """What a source of such rows would have been read as."""
     kinds = {type(row) for row in rows}
-    return "text" if kinds == {Text} else "pairs" if kinds == {Pair} else "messages"
+    return FORMATS[kinds.pop()] if len(kinds) == 1 else "messages"

@@ -20,7 +20,7 @@ from luthier.base.tuning import Masking
 from luthier.evals.intervals import bootstrap_ratio, wilson
 from luthier.evals.masked import TOP, blanks, fill, masked_losses, places, pseudo_losses, right_fillings
 from luthier.model.load import Loaded
-from luthier.run.context import Context, texts
+from luthier.run.context import Context, measured_rows, texts
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder
 from luthier.tokens.masking import Hidden, Hiding, hide, hiding, prepare_documents, vocabulary
@@ -133,8 +133,7 @@ def measured_documents(
     context: Context, probe: FillMaskProbe | PseudoPerplexityProbe | LossProbe, loaded: Loaded
 ) -> list[Tokens]:
     """The rows that a probe measures an encoder on. Raises UserError where there are none."""
-    data = context.dataset(probe.data)
-    rows = texts(data.heldout if probe.heldout_only else data.train + data.heldout)[: probe.limit]
+    rows = texts(measured_rows(context, probe))[: probe.limit]
     length = min(probe.max_length or loaded.context, loaded.context)
     found = prepare_documents(rows, loaded.tokenizer, length, "truncate" if probe.max_length else "split").sequences
     if not found:

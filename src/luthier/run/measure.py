@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from luthier.base.abilities import HallucinationProbe
 from luthier.base.config import load_rater
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of, read_json, write_json
+from luthier.base.mistakes import MistakesProbe
 from luthier.base.nouns import Chat, Choice
 from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, LossProbe, Probe, WinRateProbe
@@ -28,7 +30,7 @@ from luthier.run import abilities
 from luthier.run.attribution import attribution
 from luthier.run.benchmarked import benchmark_metrics, measured_on_benchmarks
 from luthier.run.contaminated import summarised
-from luthier.run.context import Context, ModelRef, chats, probe_prompts, renderer_of, texts
+from luthier.run.context import Context, ModelRef, chats, measured_rows, probe_prompts, renderer_of, texts
 from luthier.run.hallucination import faithful, measure_hallucination
 from luthier.run.judged import judged_wins, with_verdicts
 from luthier.run.masked import (
@@ -40,7 +42,7 @@ from luthier.run.masked import (
     write_blanks,
 )
 from luthier.run.memo import code_hash, versions
-from luthier.run.mistakes import measure_mistakes, shares_wrong
+from luthier.run.mistakes import documents_behind, measure_mistakes, shares_wrong
 from luthier.run.result import write_samples
 from luthier.tokens.prepare import prepare
 
@@ -99,12 +101,22 @@ def measured_file(context: Context, name: str, probe: Probe, ref: ModelRef) -> P
             "probe": probe.model_dump(mode="json", exclude=left_out),
             "model": ref.hash,
             "data": context.dataset(probe.data).hash,
+            "beside": beside(context, probe),
             "versions": versions(),
             "code": code_hash(),
             "seed": context.recipe.seed,
         }
     )
     return context.folder / "measures" / f"{name}-{ref.name}-{key[:8]}.json"
+
+
+def beside(context: Context, probe: Probe) -> list[str]:
+    """Hashes of what else a probe reads: documents that answers are held against, or whose names are right."""
+    if isinstance(probe, HallucinationProbe) and probe.documents is not None:
+        return [context.dataset(probe.documents).hash]
+    if isinstance(probe, MistakesProbe):
+        return [context.dataset(name).hash for name in documents_behind(context.recipe, probe.judging)]
+    return []
 
 
 def remembered(
@@ -122,8 +134,7 @@ def remembered(
 
 def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """Right or wrong, item by item; those that the model cannot read are left out, and counted."""
-    data = context.dataset(probe.data)
-    items = [e for e in data.train + data.heldout if isinstance(e, Choice)][: probe.limit]
+    items = [e for e in measured_rows(context, probe) if isinstance(e, Choice)][: probe.limit]
     if not items:
         raise UserError(f"evaluate: data.{probe.data} holds no multiple-choice rows (query, choices, gold).")
     items = [replace(item, context=item.context + probe.joint) for item in items]
@@ -146,7 +157,7 @@ def measure_choices(context: Context, probe: ChoicesProbe, loaded: Loaded, ref: 
 
 def answered(context: Context, probe: AnswersProbe | WinRateProbe, loaded: Loaded) -> tuple[list[Chat], list[Any]]:
     """The probe's prompts and the model's answers."""
-    asked = probe_prompts(context, probe.data, probe.limit)
+    asked = probe_prompts(context, probe)
     how = Sampling(probe.max_new_tokens, probe.temperature, seed=context.recipe.seed)
     return asked, answer_all(loaded.lm, renderer_of(loaded), asked, how)
 
@@ -168,8 +179,7 @@ def measure_loss(context: Context, probe: LossProbe, loaded: Loaded, ref: ModelR
     """Summed nats and tokens, row by row; of an encoder, the hidden ones under a fixed mask."""
     if loaded.lm.encoder is not None:
         return measure_masked_loss(context, probe, loaded)
-    data = context.dataset(probe.data)
-    rows = data.heldout if probe.heldout_only else data.train + data.heldout
+    rows = measured_rows(context, probe)
     length = min(probe.max_length or loaded.context, loaded.context)
     conversations = chats(rows)[: probe.limit]
     if conversations and not renderer_of(loaded).has_template:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog
 from luthier.base.files import write_jsonl
-from luthier.base.made import behind
+from luthier.base.made import behind, made_by, no_such_source
 from luthier.base.mistakes import Judging, MistakesProbe
 from luthier.base.nouns import Chat, Example, Text
 from luthier.base.recipe import Recipe, Sft
@@ -34,10 +34,18 @@ Measured = dict[str, Any]
 
 def judging_of(judging: Judging, recipe: Recipe, root: Path) -> How:
     """The thresholds with what they name loaded: the word lists, the schema, the documents of `names_from`."""
-    unknown = [name for name in judging.names_from if name not in recipe.data]
+    made = made_by(recipe.stages)
+    unknown = [name for name in judging.names_from if name not in recipe.data and name not in made]
     if unknown:
-        raise UserError([f'names_from: there is no source "{name}" under data.' for name in unknown])
-    return prepare(judging, root, (text for name in judging.names_from for text in documents(recipe, name, root)))
+        raise UserError([f"names_from: {no_such_source(name, recipe.data, made)}" for name in unknown])
+    names = documents_behind(recipe, judging)
+    return prepare(judging, root, (text for name in names for text in documents(recipe, name, root)))
+
+
+def documents_behind(recipe: Recipe, judging: Judging) -> list[str]:
+    """The sources that `names_from` means: those it names, and those behind the data that stages make."""
+    named = [source for name in judging.names_from for source in behind(recipe.stages, name)]
+    return [name for name in dict.fromkeys(named) if name in recipe.data]
 
 
 def documents(recipe: Recipe, name: str, root: Path) -> Iterator[str]:
@@ -64,7 +72,7 @@ def facts_of(chat: Chat, answer: str, ended: bool | None, column: str) -> Facts:
 
 def measure_mistakes(context: Context, probe: MistakesProbe, loaded: Loaded, ref: ModelRef) -> Measured:
     """Every answer with its findings."""
-    asked = probe_prompts(context, probe.data, probe.limit)
+    asked = probe_prompts(context, probe)
     how = judging_of(probe.judging, context.recipe, context.root)
     rows = []
     for draw in range(probe.samples):

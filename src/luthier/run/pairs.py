@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from luthier.base.alignment import Dpo, Kto, Orpo, Prefer, Preference, Reward, Simpo
 from luthier.base.errors import UserError
 from luthier.base.files import write_jsonl
-from luthier.base.made import MAKES_DATA
 from luthier.base.nouns import Chat, Example, Labelled, Message, Pair, Tokens
 from luthier.data.dataset import Dataset, leaked, write_rejected
-from luthier.run.context import Context
+from luthier.run.context import Context, measured_rows
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder
-from luthier.run.tune import measured_rows
 from luthier.tokens.render import Renderer
 from luthier.train import guards as g
 
@@ -60,8 +58,7 @@ def read_pairs(path: Path) -> list[Pair]:
 def pairs_for(context: Context, kind: str, named: str | None) -> tuple[list[Pair], list[Pair], str]:
     """Training pairs, held-out pairs and their hash: of the source or the prefer stage called `named`, or of the last
     prefer stage. Raises UserError where there are none."""
-    made_here = [f.name for f in context.stages if f.kind in MAKES_DATA]
-    if named is not None and named in (*context.recipe.data, *made_here):
+    if named is not None and context.there(named):
         data = context.dataset(named)
         return pairs_in(data, data.train), pairs_in(data, data.heldout), data.hash
     made = [f for f in context.stages if f.kind == "prefer" and named in (None, f.name)]
@@ -87,7 +84,7 @@ def answers_for(context: Context, named: str | None) -> tuple[list[Labelled], li
     """Training answers, held-out answers and their hash: of the source or the prefer stage called `named`, or of the
     last prefer stage; a pair is a good answer and a bad one. Raises UserError where there are no answers to learn
     from, or none that are bad, or none that are good."""
-    if named in context.recipe.data and context.dataset(named).format == "labelled":
+    if named is not None and context.there(named) and context.dataset(named).format == "labelled":
         data = context.dataset(named)
         sides = [[e for e in side if isinstance(e, Labelled)] for side in (data.train, data.heldout)]
         digest = data.hash
@@ -118,13 +115,13 @@ def named_source(stage: Reward | Preference | Kto) -> str | None:
     return stage.data if isinstance(stage, Kto) else stage.pairs
 
 
-def check_preferences(context: Context) -> None:
-    """Every source that a stage learns preferences from holds what the stage needs. Raises UserError: before the first
-    stage, not after hours of them."""
+def check_preferences(context: Context, among: Collection[str]) -> None:
+    """Every one of these data sets that a stage learns preferences from holds what the stage needs. Raises UserError:
+    before the stage's turn, not after hours of others."""
     for stage in context.recipe.stages:
-        if isinstance(stage, Kto) and stage.data in context.recipe.data:
+        if isinstance(stage, Kto) and stage.data in among:
             answers_for(context, stage.data)
-        elif isinstance(stage, Reward | Dpo | Orpo | Simpo | Prefer) and stage.pairs in context.recipe.data:
+        elif isinstance(stage, Reward | Dpo | Orpo | Simpo | Prefer) and stage.pairs in among:
             pairs_for(context, stage.kind, stage.pairs)
 
 

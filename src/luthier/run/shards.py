@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,14 @@ import numpy as np
 from luthier.base.events import EventLog, Watcher
 from luthier.base.nouns import Tokens
 from luthier.base.recipe import Pretrain, Recipe, Sft
+from luthier.base.source import Source
 from luthier.base.store import Store, open_store
 from luthier.base.stored import Progress, Tell
 from luthier.data.chunks import text_bytes
 from luthier.data.dataset import Dataset
 from luthier.data.opening import find_source
+from luthier.data.readers.hub import is_hub
+from luthier.data.readers.hub_copy import copied
 from luthier.data.survey import survey
 from luthier.tokens.facts import Facts, facts_of, marks_of
 from luthier.tokens.render import Renderer
@@ -71,8 +75,17 @@ def streamed_dataset(recipe: Recipe, name: str, root: Path, threads: int, watche
 
     source, store = recipe.data[name], store_of(recipe)
     tell = teller(name, "reading", None, show)
+    if is_hub(source.path):
+        return by_main(lambda: streamed_hub(name, source, root, store, threads, tell))
     workers = workers_for([find_source(name, source, root).path], threads)
     return by_main(lambda: survey(name, source, root, store, workers, tell))
+
+
+def streamed_hub(name: str, source: Source, root: Path, store: Store, threads: int, tell: Tell) -> Dataset:
+    """A hub's data set, copied to a file beside the shards, and that streamed."""
+    copy = copied(name, source, root, store.local / "hub")
+    data = survey(name, copy.source, root, store, workers_for([copy.file], threads), tell)
+    return replace(data, notes=(*data.notes, f"the hub's rows are copied to {copy.file}, once for each version"))
 
 
 def by_main(make: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ from luthier.base.curation import Curate
 from luthier.base.errors import UserError
 from luthier.base.events import EventLog, Watcher
 from luthier.base.files import hash_of, read_json, write_json, write_text
-from luthier.base.made import MAKES_DATA
+from luthier.base.made import MAKES_DATA, made_first
 from luthier.base.nouns import Chat, Message
 from luthier.base.reads import names_read
 from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.synthesis import Synthesise
 from luthier.base.tuning import Training
-from luthier.data.dataset import Dataset
+from luthier.data.dataset import Dataset, put_aside
 from luthier.generate import Sampling, sample
 from luthier.model.load import add_chat_template, compute_dtype, load_folder, save_model
 from luthier.run.benchmarked import check_rows
@@ -46,7 +46,7 @@ from luthier.run.prefer import gather_preferences
 from luthier.run.preference import train_preference
 from luthier.run.report import write_report
 from luthier.run.reward import train_reward
-from luthier.run.suitable import check_sources
+from luthier.run.suitable import check_made, check_sources
 from luthier.run.synthesise import check_synthesise, synthesise
 from luthier.run.trackers import require_trackers, tracked
 from luthier.run.tune import row_guards, sources_of, train_language_model, training_rows
@@ -89,11 +89,14 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         check_rows(context)
         check_exports(context, recipe)
         one_run(context)
+        shown = made_first(recipe.stages)  # the base answers their held-out prompts, so that they are made before
+        first = [s.name or s.kind for s in recipe.stages].index(shown[-1]) + 1 if shown else 0
+        if first and recipe.base.model is not None and not (context.folder / "base").exists():
+            context.load(context.models["base"])  # one that cannot be loaded is told before anything is made
+        do_stages(context, range(first))
         if recipe.base.model is not None:
             here().once(lambda: base_samples(context, context.folder / "base"))
-        for index, stage in enumerate(recipe.stages):
-            do_stage(context, index, stage)
-            write_current(context)
+        do_stages(context, range(first, len(recipe.stages)))
         curve = curve_for_report(context)
         if not here().is_main:
             return context.folder  # what is left is the main rank's work
@@ -110,6 +113,13 @@ def run_recipe(recipe: Recipe, recipe_path: Path, watchers: tuple[Watcher, ...] 
         write_json(context.folder / "report.json", whole)
         write_report(context.folder)
     return context.folder
+
+
+def do_stages(context: Context, indices: Iterable[int]) -> None:
+    """Some of the recipe's stages, in order."""
+    for index in indices:
+        do_stage(context, index, context.recipe.stages[index])
+        write_current(context)
 
 
 def one_run(context: Context) -> None:
@@ -134,6 +144,8 @@ def do_stage(context: Context, index: int, stage: Stage) -> None:
         if not here().is_main:
             STAGES[stage.kind](context, index, stage)
     here().meet()
+    if stage.kind in MAKES_DATA:
+        check_made(context, stage.name or stage.kind)
 
 
 SETTING = re.compile(
@@ -245,7 +257,8 @@ def dataset_facts(data: Dataset) -> dict[str, Any]:
         "rows": data.rows,
         "train": data.survey.count("train") if data.survey else len(data.train),
         "heldout": data.survey.count("heldout") if data.survey else len(data.heldout),
-        "rejected": len(data.rejected),
+        "rejected": len(data.rejected) - put_aside(data),
+        "aside": put_aside(data),
         "duplicates": data.duplicates,
         "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1])[:10]),
         "hash": data.hash,

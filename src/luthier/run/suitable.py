@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luthier.base.abilities import (
-    Ability,
     AlignmentProbe,
     ClozeProbe,
     ConsistencyProbe,
@@ -21,12 +20,13 @@ from luthier.base.mistakes import MistakesProbe
 from luthier.base.nouns import Chat, Text
 from luthier.base.objective import is_masked
 from luthier.base.probes import AnswersProbe, ChoicesProbe, FillMaskProbe, Probe, PseudoPerplexityProbe, WinRateProbe
+from luthier.base.reads import names_read
 from luthier.base.recipe import Stage, Supervised
 from luthier.base.synthesis import Synthesise
 from luthier.data.dataset import Dataset
 from luthier.run.abilities import of_ability
 from luthier.run.contaminated import all_seen
-from luthier.run.context import Context, asked_prompts
+from luthier.run.context import Context, asked_prompts, measured_rows
 from luthier.run.curate_given import curate_problems
 from luthier.run.judged import judge_problems
 from luthier.run.licences import licence_problems
@@ -52,16 +52,44 @@ def check_sources(context: Context) -> None:
             problems += [f"{named}: {problem}" for problem in error.problems]
     for name in recipe.data:
         context.dataset(name)
-    for index, stage in enumerate(recipe.stages):
-        problems += [f"stages[{index}].{stage.kind}: {said}" for said in of_stage(context, stage)]
-    for name, probe in recipe.evaluate.items():
-        told = list(of_probe(context, probe)) or list(judge_problems(context, probe))
-        told += [said] if not told and (said := all_seen(context, name, probe)) else []
-        problems += [f"evaluate.{name}: {said}" for said in told]
+    problems += [problem for index in range(len(recipe.stages)) for problem in stage_problems(context, index)]
+    problems += [problem for name in recipe.evaluate for problem in probe_problems(context, name)]
     problems += licence_problems(context)
     if problems:
         raise UserError(problems)
-    check_preferences(context)
+    check_preferences(context, recipe.data)
+
+
+def check_made(context: Context, made: str) -> None:
+    """`check_sources` for data that a stage has just made: whether it suits the stages and probes that read it. Raises
+    UserError with all that does not."""
+    recipe = context.recipe
+    problems = []
+    for index, stage in enumerate(recipe.stages):
+        if made in names_read(stage):
+            problems += stage_problems(context, index)
+    for name, probe in recipe.evaluate.items():
+        if made in (probe.data, probe.documents if isinstance(probe, HallucinationProbe) else None):
+            problems += probe_problems(context, name)
+    if problems:
+        raise UserError(problems)
+    check_preferences(context, [made])
+
+
+def stage_problems(context: Context, index: int) -> list[str]:
+    """What is wrong with the sources of one of the recipe's stages."""
+    stage = context.recipe.stages[index]
+    return [f"stages[{index}].{stage.kind}: {said}" for said in of_stage(context, stage)]
+
+
+def probe_problems(context: Context, name: str) -> list[str]:
+    """What is wrong with the source of one of the recipe's probes, or with its judge; nothing, before it is made."""
+    probe = context.recipe.evaluate[name]
+    if not context.there(probe.data):
+        return []
+    told = list(of_probe(context, probe)) or list(judge_problems(context, probe))
+    told += [said] if not told and (said := all_seen(context, name, probe)) else []
+    return [f"evaluate.{name}: {said}" for said in told]
 
 
 def raters(context: Context) -> Iterator[tuple[str, str]]:
@@ -82,13 +110,13 @@ def of_stage(context: Context, stage: Stage) -> Iterator[str]:
         masked = is_masked(context.recipe)
         fit = DOCUMENTS if masked else (*DOCUMENTS, *CONVERSATIONS)
         for name in sources_of(stage.data, stage.replay):
-            if name in context.recipe.data and (data := context.dataset(name)).format not in fit:
+            if context.there(name) and (data := context.dataset(name)).format not in fit:
                 yield f"{read_as(data)}. Give documents{'' if masked else ' or conversations'}."
     if isinstance(stage, Synthesise):
         yield from unfit(context, stage)
     if isinstance(stage, Curate):
         yield from curate_problems(context, stage)
-    if isinstance(stage, Ppo | Grpo | BestOf | Prefer) and stage.prompts is not None:
+    if isinstance(stage, Ppo | Grpo | BestOf | Prefer) and stage.prompts is not None and context.there(stage.prompts):
         data = context.dataset(stage.prompts)
         if not asked_prompts(data.train + (data.heldout if isinstance(stage, Prefer) else [])):
             yield f"{read_as(data)}, and no prompt to answer is among its training rows. Give conversations, or pairs."
@@ -96,8 +124,10 @@ def of_stage(context: Context, stage: Stage) -> Iterator[str]:
 
 def of_probe(context: Context, probe: Probe) -> Iterator[str]:
     """What is wrong with a probe's source."""
-    data = context.dataset(probe.data)
-    every = [*data.train, *data.heldout]
+    data, every = context.dataset(probe.data), measured_rows(context, probe)
+    if not every and probe.data not in context.recipe.data:
+        yield f"data.{data.name} holds no rows out, and only those are measured. Raise heldout where it is made."
+        return
     match probe:
         case ChoicesProbe():
             if data.format != "choices":
@@ -120,12 +150,9 @@ def of_reading(context: Context, probe: Probe, data: Dataset) -> Iterator[str]:
     """What is wrong with the source of a probe that only reads."""
     alone = isinstance(probe, FillMaskProbe | PseudoPerplexityProbe) or is_masked(context.recipe)
     kinds = "documents" if alone else "documents or conversations"
-    held_only = (
-        not isinstance(probe, ChoicesProbe | AnswersProbe | WinRateProbe | Ability | MistakesProbe)
-        and probe.heldout_only
-    )
-    rows = list(data.heldout) if held_only else [*data.train, *data.heldout]
-    looked_at_all = context.first_rows is None or not context.recipe.data[data.name].stream
+    rows = measured_rows(context, probe)
+    source = context.recipe.data.get(data.name)
+    looked_at_all = context.first_rows is None or source is None or not source.stream
     if data.format not in (DOCUMENTS if alone else (*DOCUMENTS, *CONVERSATIONS)):
         yield f"{read_as(data)}, and {probe.kind} reads {kinds}."
     elif looked_at_all and not any(isinstance(row, Text if alone else Text | Chat) for row in rows):

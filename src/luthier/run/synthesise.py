@@ -268,7 +268,7 @@ def check_synthesise(context: Context, stage: Synthesise) -> str:
 def unfit(context: Context, stage: Synthesise) -> Iterator[str]:
     """What is wrong with a stage's source, or with who is to write: what can be told before the first stage runs."""
     made_here = [other.name or other.kind for other in context.recipe.stages]
-    if stage.data in context.recipe.data:
+    if context.there(stage.data):
         try:
             rows_for(stage, context.dataset(stage.data))
         except UserError as error:

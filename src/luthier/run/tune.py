@@ -9,7 +9,7 @@ from typing import Any
 from luthier.base.errors import RunError
 from luthier.base.events import EventLog
 from luthier.base.files import hash_of
-from luthier.base.nouns import Example, Tokens
+from luthier.base.nouns import Tokens
 from luthier.base.recipe import Pretrain, Sft
 from luthier.base.tuning import Replay
 from luthier.data.dataset import Dataset, at_hand, leaked, write_rejected
@@ -19,7 +19,7 @@ from luthier.evals.loss import losses
 from luthier.generate import Sampling, sample
 from luthier.model.score import LanguageModel, score
 from luthier.objectives import nll
-from luthier.run.context import Context, all_threads, chats
+from luthier.run.context import Context, all_threads, chats, measured_rows
 from luthier.run.fitting import job_for, microbatch_tokens, tried
 from luthier.run.learner import Learner, learner_for
 from luthier.run.masked import hides, hiding_for, masking_guard, watcher
@@ -142,13 +142,6 @@ def leak_guard(context: Context, data: dict[str, Dataset]) -> g.Guard:
     measured = [e for probe in context.recipe.evaluate.values() for e in measured_rows(context, probe)]
     here = leaked([e for d in data.values() if d.survey is None for e in d.train], measured)
     return g.no_leak(here + [row for d in data.values() if d.survey is not None for row in d.survey.leaked(measured)])
-
-
-def measured_rows(context: Context, probe: Any) -> list[Example]:
-    """The rows that a probe measures: none of them may be trained on."""
-    data = context.dataset(probe.data)
-    held = probe.kind in ("loss", "fill_mask", "pseudo_perplexity") and probe.heldout_only
-    return data.heldout if held else data.train + data.heldout
 
 
 def lm_loss(lm: LanguageModel, micro: Micro) -> Loss:

@@ -167,6 +167,7 @@ def licences_as_json(found: Licensed) -> dict[str, Any]:
         "share": verdict.share,
         "human": verdict.human,
         "machine": verdict.machine,
+        "quoted": verdict.quoted,
         "lines": lines,
         "sentences": list(verdict.sentences),
         "duties": list(verdict.duties),

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Text
+from luthier.data.dataset import put_aside
 from luthier.data.look import kinds_in
 
 if TYPE_CHECKING:
@@ -36,14 +37,17 @@ def show_look(look: Look, rows: int, whole: bool, console: Console) -> None:
     kinds = ", ".join(f"{count:,} {kind}{'s' if count != 1 else ''}" for kind, count in kinds_in(look.examples).items())
     files = f"{data.files:,} file{'s' if data.files != 1 else ''}, " if data.files else ""
     line = Styled(f"\n{files}{data.rows:,} rows → {kinds or 'nothing'}")
-    if data.rejected:
-        line.append(f", {len(data.rejected):,} rejected", "red")
+    aside = put_aside(data)
+    if len(data.rejected) > aside:
+        line.append(f", {len(data.rejected) - aside:,} rejected", "red")
+    if aside:
+        line.append(f", {aside:,} put aside", "dim")
     if data.duplicates:
         line.append(f", {data.duplicates:,} the same as an earlier one", "yellow")
     console.print(line)
     for kind, count, first in look.rejected[:REASONS]:
         said = f"  {count:,} × {kind.rstrip('.')}"
-        console.print(Styled.assemble((said, "red"), (f"  first: {first.origin}", "dim")))
+        console.print(Styled.assemble((said, "dim" if first.aside else "red"), (f"  first: {first.origin}", "dim")))
     console.print()
     if look.columns:
         console.print(columns_table(look))

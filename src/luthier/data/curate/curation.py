@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from luthier.base.curation import Curate
-from luthier.base.made import RULES
+from luthier.base.made import Wrote, wrote
 from luthier.base.nouns import Choice, Example, Record
 from luthier.data.curate.choose import choose
 from luthier.data.curate.contamination import Seen, contaminated
@@ -46,6 +46,8 @@ REASONS = {
     "not chosen": "nothing is wrong with them, others were chosen",
 }
 """Why a row is left out, in the order in which it is looked for."""
+STANDING: dict[Wrote, int] = {"human": 0, "unknown": 0, "quoted": 1, "machine": 2}
+"""Of copies that nothing speaks against, one of the least number stays."""
 LEAST_STYLE = 0.2
 """What a row's quality is multiplied by at least, however odd its style: a small source may have a style of its own."""
 EXPLAINED = 120
@@ -265,12 +267,12 @@ def mark_duplicates(
     out: list[str | None],
 ) -> list[int]:
     """Marks all but the best row of each cluster; returns the row that stands for each. The best is one that nothing
-    speaks against, was written by a person rather than a machine, and has the most quality, in this order. A row that
-    speaks of another name or number than the best is no duplicate of it, however alike they are: questions from one
-    template are not."""
+    speaks against, was written by a person rather than quoted by rules or written by a machine (STANDING), and has the
+    most quality, in this order. A row that speaks of another name or number than the best is no duplicate of it,
+    however alike they are: questions from one template are not."""
 
-    def standing(i: int) -> tuple[bool, bool, float, int]:
-        return out[i] is not None, rows[i].provenance.made == "machine", -float(quality_N[i]), i
+    def standing(i: int) -> tuple[bool, int, float, int]:
+        return out[i] is not None, STANDING[wrote(rows[i].provenance)], -float(quality_N[i]), i
 
     stands = list(range(len(rows)))
     near = exact if how.near is None else near_clusters(texts, how.near)
@@ -358,4 +360,4 @@ def percent(share: float) -> str:
 
 def by_model(row: Record) -> bool:
     """Whether a model wrote the row's answer. What rules quoted is a person's text under a question of a template."""
-    return row.provenance.made == "machine" and row.provenance.generator != RULES
+    return wrote(row.provenance) == "machine"

@@ -20,12 +20,13 @@ def sentences_of(found: Verdict) -> tuple[str, ...]:
     said = [_use(found.lines, found.commercial, heads, lambda line: line.terms.commercial)]
     heads = ("Not to be passed on", "Not known to be free to pass on", "Free to pass on")
     said.append(_use(found.lines, found.share, heads, lambda line: line.terms.share))
-    unknown = found.rows - found.human - found.machine
+    unknown = found.rows - found.human - found.machine - found.quoted
     parts = [
         f"{count:,} {words}"
         for count, words in (
             (found.human, "by people"),
             (found.machine, "by machines"),
+            (found.quoted, "quoted from documents by rules"),
             (unknown, "by nobody knows whom"),
         )
         if count

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from luthier.base.errors import did_you_mean
 from luthier.base.licences import LicencePolicy
+from luthier.base.made import Wrote, wrote
 from luthier.base.nouns import Provenance
 from luthier.data.curate.generators import Output, family_of, is_script, meant
 from luthier.data.curate.licence_table import FREE, NOTHING, TABLE, UNKNOWN, Terms, id_of, key
@@ -64,6 +65,8 @@ class Verdict(NamedTuple):
     """Rows known to be written by people."""
     machine: int
     """Rows known to be written by machines."""
+    quoted: int
+    """Rows of people's text that rules quote, below a question of a template: not written by a machine."""
     duties: tuple[str, ...]
     """What whoever passes rows or model on must do."""
     sentences: tuple[str, ...]
@@ -256,10 +259,11 @@ def verdict(provenances: Iterable[Provenance], cleared: Mapping[str, str] | None
     )
     commercial = all_of(line.terms.commercial for line in lines)
     share = all_of(line.terms.share for line in lines)
-    machine = sum(line.rows for line in lines if line.made == "machine" or line.generator is not None)
-    human = sum(line.rows for line in lines if line.made == "human" and line.generator is None)
+    by = Counter[Wrote]()
+    for (source, licence, made, generator, terms), rows in counts.items():
+        by[wrote(Provenance(source, licence, made, generator, terms))] += rows  # type: ignore[arg-type]
     duties = duties_of(lines)
-    found = Verdict(sum(counts.values()), lines, commercial, share, human, machine, duties, ())
+    found = Verdict(counts.total(), lines, commercial, share, by["human"], by["machine"], by["quoted"], duties, ())
     return found._replace(sentences=sentences_of(found))
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from luthier.data.curate import hints
+
 
 class Finding(NamedTuple):
     """A private thing in a text."""
@@ -24,9 +26,6 @@ class Finding(NamedTuple):
 
 
 URL = re.compile(r"\b(?:https?|ftp|wss?)://[^\s<>\"'`]+", re.I)
-DIGIT = re.compile(r"\d")
-LONG = re.compile(r"\d(?:\D{0,2}\d){8}")
-"""Nine digits: no card, account or social security number has fewer."""
 CARD_WORDS = re.compile(r"card|visa|master|amex|credit|debit|payment|\bpan\b|\bcc\b", re.I)
 
 
@@ -34,12 +33,13 @@ def keys(text: str) -> Iterator[Finding]:
     """Private keys, tokens by the prefixes their issuers give them, passwords in links and in assignments."""
     for found in PEM.finditer(text) if "PRIVATE KEY" in text else ():
         yield Finding("key", found.start(), found.end(), found[0])
-    for found in TOKEN.finditer(text):
+    for found in TOKEN.finditer(text) if hints.token(text) else ():
         yield Finding("key", found.start(), found.end(), found[0])
-    for found in CREDENTIALS.finditer(text) if "@" in text else ():
+    for found in CREDENTIALS.finditer(text) if "@" in text and "://" in text else ():
         if found["secret"] not in {"password", "pass", "pwd", "token", "secret", "***", "xxx"}:
             yield Finding("key", found.start("login"), found.end("login"), found["login"])
-    for found in ASSIGNED.finditer(text) if DIGIT.search(text) or "@" in text else ():
+    wanted = hints.assigned(text) and ("@" in text or hints.digit(text))
+    for found in ASSIGNED.finditer(text) if wanted else ():
         value = found["value"].rstrip(".,;:!?)]}\"'`")
         if is_random(value):
             yield Finding("key", found.start("value"), found.start("value") + len(value), value)
@@ -128,7 +128,7 @@ LENGTHS = {"3": (14, 15, 16), "4": (13, 16, 19), "5": (16,), "2": (16,), "6": (1
 def cards(text: str) -> Iterator[Finding]:
     """Payment cards: an issuer's first digits, its length, Luhn's checksum; bare digits only where nothing says that
     they are something else."""
-    for found in CARD.finditer(text) if LONG.search(text) else ():
+    for found in CARD.finditer(text) if hints.card(text) else ():
         digits = re.sub(r"\D", "", found[0])
         if not ISSUERS.match(digits) or len(digits) not in LENGTHS[digits[0]] or not luhn(digits):
             continue
@@ -164,7 +164,7 @@ IBAN_LENGTHS = {
 
 def ibans(text: str) -> Iterator[Finding]:
     """Account numbers: the country's length, and the whole a remainder of 1 modulo 97 (ISO 7064)."""
-    for found in IBAN.finditer(text):
+    for found in IBAN.finditer(text) if hints.digit(text) else ():
         length, held, end = IBAN_LENGTHS.get(found[0][:2]), "", found.start()
         if length is None:
             continue
@@ -186,7 +186,7 @@ SSN = re.compile(r"(?<![\w.-])(?!000|666|9\d\d)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?!
 
 def ssns(text: str) -> Iterator[Finding]:
     """Social security numbers of the United States, written with dashes; the numbers never given out do not count."""
-    for found in SSN.finditer(text) if "-" in text else ():
+    for found in SSN.finditer(text) if hints.social(text) else ():
         if found[0] not in ("123-45-6789", "078-05-1120"):  # everyone's example, and the wallet's
             yield Finding("ssn", found.start(), found.end(), found[0])
 
@@ -200,7 +200,7 @@ RESOLVERS = {"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9"}
 def ips(text: str) -> Iterator[Finding]:
     """Internet addresses that lead to someone: not those of local networks, of documentation, of public name servers;
     not versions ("v1.2.3.4", "version 10.4.2.1")."""
-    for pattern in (IPV4, IPV6) if text.count(":") > 1 else (IPV4,):
+    for pattern in [pattern for pattern, may in ((IPV4, hints.four), (IPV6, hints.six)) if may(text)]:
         for found in pattern.finditer(text):
             try:
                 address = ipaddress.ip_address(found[0])

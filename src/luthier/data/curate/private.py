@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from luthier.base.nouns import Chat, Choice, Example, Labelled, Message, Pair, Rejected, Text
 from luthier.base.source import Source
+from luthier.data.curate import hints
 from luthier.data.curate.patterns import URL, Finding, cards, emails, ibans, ips, keys, ssns
 from luthier.data.talk.people import People
 
@@ -41,7 +42,6 @@ LED = re.compile(
     re.I,
 )
 """Any digits after a word that says what they are."""
-SEVEN = re.compile(r"\d(?:\D{0,3}\d){6}")
 FICTION = re.compile(r"555-?01\d\d$")
 """Numbers that North America keeps for novels and films."""
 
@@ -49,10 +49,11 @@ FICTION = re.compile(r"555-?01\d\d$")
 def phones(text: str) -> Iterator[Finding]:
     """Phone numbers: with a country's prefix, as North America writes them, or after a word that says so. Where
     `phonenumbers` is installed, it decides on those with a prefix; links keep their digits."""
-    if not SEVEN.search(text):
+    if not hints.phone(text):
         return
     links = [found.span() for found in URL.finditer(text)] if "://" in text else []
-    for pattern, group in ((WORLDWIDE, 0), (STRONG, 0), (LED, "number")):
+    ways = ((STRONG, 0), (LED, "number"))
+    for pattern, group in ((WORLDWIDE, 0), *ways) if "+" in text else ways:
         for found in pattern.finditer(text):
             start, end = found.span(group)
             said = text[start:end]

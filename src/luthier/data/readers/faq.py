@@ -22,6 +22,7 @@ ASKS = re.compile(
     rf"|(?:what|which|whose|how) \w+ (?:{DOES}) (?:{WORDS})|(?:{DOES}) (?:{WORDS}))\b.*",
     re.I,
 )
+NO_FAQ = "no FAQ: it holds no heading that asks. format: text reads it as a document"
 LABEL = re.compile(
     r"\s*(?:\*\*|__)?(?:Q|Question|Frage|F)\s*\d*\s*[:.)](?:\*\*|__)?\s+(?P<words>\S.*?)(?:\*\*|__)?\s*", re.I
 )
@@ -109,7 +110,7 @@ def faq_rows(text: str, origin: str, about: Mapping[str, Any]) -> Iterator[Read]
         row = {"question": one.question, "answer": one.answer, **({"heading": one.under} if one.under else {})}
         yield Row({**row, **about}, f"{origin}#{numbered(slug_of(one.question), seen)}")
     if not asked:
-        yield Rejected(origin, "holds no heading that asks. Take it away, or remove format: faq to read it as text")
+        yield Rejected(origin, NO_FAQ, aside=True)
 
 
 def questions_or_not(rows: Sequence[Row]) -> tuple[int, int]:

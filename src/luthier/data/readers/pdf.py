@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import groupby
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from luthier.base.nouns import Rejected, Row
 from luthier.data.readers.extra import library
+from luthier.data.readers.guarded import Guarded, another_step
 from luthier.data.readers.layout import Line, NoLayout, paragraphs, without_running_heads
 from luthier.data.readers.sections import document_rows
 from luthier.data.text import Read, Wanted, whole
@@ -19,6 +20,7 @@ MOST_PAGES = 20_000
 SHOWN_PAGES = 8
 LOCKED = "protected by a password. Save a copy without one"
 SCAN = "its pages hold no text: it is a scan. Have its text recognised (OCR) first"
+FIX = "Print it to a new PDF file, or take it away"
 DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?")
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -30,7 +32,7 @@ def pdf_rows(handle: IO[bytes], origin: str, wanted: Wanted) -> Iterator[Read]:
         data = whole(handle, LARGEST)
         if not data:
             return
-        pages, broken, about = read_pages(data)
+        pages, broken, about = guarded_pages(data)
     except ValueError as error:
         yield Rejected(origin, str(error))
         return
@@ -52,10 +54,47 @@ def pdf_rows(handle: IO[bytes], origin: str, wanted: Wanted) -> Iterator[Read]:
         yield from document_rows("\n\n".join(paragraph.text for paragraph in found), origin, wanted, about)
 
 
-def read_pages(data: bytes) -> tuple[list[list[Line]], list[int], dict[str, str]]:
+class Pages(NamedTuple):
+    """What a file holds."""
+
+    pages: list[list[Line]]
+    """The lines of every page."""
+    broken: list[int]
+    """Numbers of pages that cannot be read."""
+    about: dict[str, str]
+    """What the file says of itself."""
+
+
+def guarded_pages(data: bytes) -> Pages:
+    """`read_pages` in a process of its own: pdfium is a large library, and files are not always what they seem. Raises
+    ValueError with a reason for people, UserError where the library is missing."""
+    with library("a PDF file", FIX):
+        import pypdfium2  # noqa: F401  # told here, where it is missing
+    try:
+        found = READER(data)
+    except ValueError as error:
+        raise ValueError(f"{error}. {FIX}") from error
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def pages_or_reason(_: None, data: bytes) -> Pages | str:
+    """`read_pages`, for the process that does it: an error of the file's is its words."""
+    another_step()
+    try:
+        return read_pages(data)
+    except ValueError as error:
+        return str(error)
+
+
+READER = Guarded(pages_or_reason, "a PDF file")
+
+
+def read_pages(data: bytes) -> Pages:
     """The lines of every page, the numbers of pages that cannot be read, and what the file says of itself. Raises
     ValueError with a reason for people."""
-    with library("a PDF file", "Print it to a new PDF file, or take it away"):
+    with library("a PDF file", FIX):
         import pypdfium2
 
         try:
@@ -72,13 +111,14 @@ def read_pages(data: bytes) -> tuple[list[list[Line]], list[int], dict[str, str]
     raise ValueError(LOCKED)
 
 
-def pages_of(pdf: Any) -> tuple[list[list[Line]], list[int], dict[str, str]]:
+def pages_of(pdf: Any) -> Pages:
     """Reads an open file page by page."""
     import pypdfium2
 
     pages: list[list[Line]] = []
     broken: list[int] = []
     for index in range(min(len(pdf), MOST_PAGES)):
+        another_step()
         try:
             pages.append(lines_of(pdf[index], index + 1))
         except (pypdfium2.PdfiumError, IndexError, ValueError):
@@ -90,7 +130,7 @@ def pages_of(pdf: Any) -> tuple[list[list[Line]], list[int], dict[str, str]]:
         about["title"] = title
     if date := DATE.match(said.get("CreationDate", "")):
         about["date"] = "-".join(part for part in date.groups() if part)
-    return pages, broken, about
+    return Pages(pages, broken, about)
 
 
 def lines_of(page: Any, number: int) -> list[Line]:

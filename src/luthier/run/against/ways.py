@@ -35,7 +35,7 @@ from luthier.generate import Sampling
 from luthier.model.embed import load_embedder
 from luthier.model.load import Loaded
 from luthier.run.against.ways_prompts import Prompted, bare, fits_in, framed, with_examples, with_passages
-from luthier.run.context import Context, ModelRef, asked_prompts, chats, renderer_of, texts
+from luthier.run.context import Context, ModelRef, asked_prompts, chats, measured_rows, renderer_of, texts
 from luthier.run.memo import code_hash, versions
 
 WAYS = ("zero-shot", "few-shot", "rag", "tuned", "tuned+rag")
@@ -166,7 +166,7 @@ def bench_for(context: Context, plan: Plan) -> Bench:
         probe = recipe.evaluate[plan.test]
         assert isinstance(probe, AnswersProbe)
         data = context.dataset(probe.data)
-        asked = asked_prompts(data.train + data.heldout)[: probe.limit]
+        asked = asked_prompts(measured_rows(context, probe))[: probe.limit]
         how = Sampling(probe.max_new_tokens, probe.temperature, seed=recipe.seed)
     else:
         data = context.dataset(plan.examples)

@@ -22,6 +22,7 @@ def quicker(monkeypatch):
     """On whatever CPU the test runs: products are given to oneDNN, also those for which it hardly pays."""
     monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
     monkeypatch.setattr(products, "LEAST", LEAST)
+    monkeypatch.setattr(products, "LEAST_FORWARD", LEAST)
 
 
 def drawn(*shape):

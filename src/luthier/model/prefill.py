@@ -78,12 +78,14 @@ def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]], shared: in
                 common[layer] = (k[:, :, start_C].to(v.dtype), v[:, :, start_C])
                 # Values come in the arithmetic's own type; keys may not, where autocast let the rotation widen them.
                 kept[layer] = (
-                    v.new_zeros(len(prompts), k.shape[1], longest, k.shape[3]),
-                    v.new_zeros(len(prompts), v.shape[1], longest, v.shape[3]),
+                    v.new_empty(len(prompts), k.shape[1], longest, k.shape[3]),
+                    v.new_empty(len(prompts), v.shape[1], longest, v.shape[3]),
                 )
             for b, path in enumerate(paths_b, start):
-                kept[layer][0][b, :, : len(path) - first] = k[0][:, path[first:]].to(v.dtype)
-                kept[layer][1][b, :, : len(path) - first] = v[0][:, path[first:]]
+                own = len(path) - first
+                for store, full in zip(kept[layer], (k, v), strict=True):
+                    store[b, :, :own] = full[0][:, path[first:]].to(v.dtype)
+                    store[b, :, own:] = 0  # never garbage: what is not seen is multiplied by 0
     return Read(torch.tensor(lengths, device=lm.device), torch.cat(hidden), common, kept)
 
 

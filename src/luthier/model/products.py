@@ -4,8 +4,8 @@ torch hands them to MKL, which runs its AVX-512 kernels on Intel's CPUs only. On
 product takes about half the time through oneDNN, which torch carries too (docs/benchmarks.md has the figures). The
 results differ as two orders of summation do: by rounding.
 
-oneDNN compiles code for every shape it meets, and keeps it: half a megabyte and some milliseconds each. Batches have a
-shape of their own every time. So rows are multiplied in blocks of `ROWS`, and those that are left by MKL.
+oneDNN compiles code for every shape it meets, and keeps it: up to half a megabyte and some milliseconds each. Batches
+have a shape of their own every time. So rows are filled up, or multiplied in blocks, to a few sizes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-LEAST = 1 << 26
-"""Multiplications of a product below which the calls cost more than they save: half a millisecond of MKL's."""
+LEAST, LEAST_FORWARD = 1 << 26, 1 << 21
+"""Multiplications of a product below which the calls cost more than they save, with gradients and without."""
 ROWS = (2048, 512, 128)
 """Rows of the blocks that oneDNN multiplies."""
-FEW = 8
-"""Fewer rows than the smallest block are filled up to a multiple of this."""
+SIZES = ((64, 8), (1024, 128))
+"""Up to so many rows are filled up to a multiple of so many; more to one of `SIZE`."""
+SIZE = 256
 
 
 @cache
@@ -67,9 +68,15 @@ def _suits(x: Tensor, weight_ND: Tensor) -> bool:
         and x.dtype is weight_ND.dtype is torch.float32
         and x.device.type == "cpu"
         and type(weight_ND) in (Tensor, nn.Parameter)
-        and x.numel() * len(weight_ND) >= LEAST
+        and x.numel() * len(weight_ND) >= (LEAST if torch.is_grad_enabled() else LEAST_FORWARD)
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _filled(count: int) -> int:
+    """The size that so many rows are filled up to."""
+    multiple = next((multiple for most, multiple in SIZES if count <= most), SIZE)
+    return -(-count // multiple) * multiple
 
 
 def _blocks(count: int) -> Iterator[slice]:
@@ -82,13 +89,13 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _forward(x: Tensor, weight_ND: Tensor, bias_N: Tensor | None) -> Tensor:
+    """Either the rows or the results have to be copied, unless their number is one of the sizes: whichever is less."""
     x_TD = x.reshape(-1, x.shape[-1])
-    count, width = len(x_TD), len(weight_ND)
-    if count in ROWS:
+    (count, depth), width = x_TD.shape, len(weight_ND)
+    if count == (filled := _filled(count)):
         made_TN = _onednn(x_TD, weight_ND, bias_N)
-    elif count < ROWS[-1]:
-        filled_TD = nn.functional.pad(x_TD, (0, 0, 0, -count % FEW))
-        made_TN = _onednn(filled_TD, weight_ND, bias_N)[:count]
+    elif depth <= width or count < ROWS[-1]:
+        made_TN = _onednn(nn.functional.pad(x_TD, (0, 0, 0, filled - count)), weight_ND, bias_N)[:count]
     else:
         made_TN, done = x.new_empty(count, width), 0
         for part in _blocks(count):

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from luthier.base.curation import Curate
 from luthier.base.made import RULES
-from luthier.base.nouns import Chat, Message, Provenance, Record
+from luthier.base.nouns import Chat, Message, Provenance, Record, Text
 from luthier.data.curate.agreement import doubts_of
 from luthier.data.curate.curation import Given, by_model, curate, reason_of
+from luthier.data.curate.quality import quality
 from luthier.data.curate.questions import content_words, other_things, outvoted, same_question
+from luthier.data.curate.stock import own_scores
 
 FRUIT = re.findall(
     r"\w+", "apple pear plum cherry quince medlar fig grape peach melon lemon olive mango papaya date kiwi"
@@ -175,6 +177,34 @@ def test_answers_that_documents_speak_against():
     assert {i for i, why in enumerate(found) if why} == set(wrong)
     assert found[2] == 'the documents have "silver" 0 times in 80 sentences about "deneb"'
     assert doubts_of(documents[:1])(asked) == [None] * 12  # too few sentences to say anything
+
+
+def test_sentences_that_compare_two_things_say_of_each_its_own():
+    """ "The Deneb is silver, but the Vega is copper" does not speak for a copper Deneb; one that says what is asked in
+    another form (built, builds) is one about it."""
+    stars = ["Deneb", "Vega", "Rigel", "Altair"]
+    cities = ["Porto", "Turin", "Basel", "Oslo"]
+    pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
+    documents = [
+        f"We hear that the {stars[a]} is built in {cities[a]}, but the {stars[b]} is built in {cities[b]}."
+        for a, b in pairs * 4
+    ]
+    said = [(a, (a + b) % 4) for a in range(4) for b in range(3)]  # a word in more answers is a manner of speaking
+    found = doubts_of(documents)([chat(f"Who builds the {stars[a]}, and where?", f"In {cities[b]}.") for a, b in said])
+    assert [why is None for why in found] == [a == b for a, b in said]
+
+
+def test_answers_made_of_phrases_say_nothing_of_their_own():
+    phrase = "There is a lot to tell about all that we do here."
+    asked = [chat(f"How wide is lamp {n}?", f"{phrase} Lamp {n} is {n} mm wide.") for n in range(8)]
+    empty, other = chat("Who made it?", f"{phrase} {phrase}"), chat("How many are there?", "On Tuesday.")
+    found = own_scores([*asked, empty, other, *[other] * 9, Text("A document.", "x")])
+    assert [row["own_frac"] for row in found[:8]] == [round(6 / 18, 4)] * 8
+    assert found[8] == {"own_frac": 0.0} and found[9] == {"own_frac": 1.0} and found[-1] == {}
+    few = own_scores(asked[:4])
+    assert [row["own_frac"] for row in few] == [1.0] * 4  # in so few answers it may be what they say
+    low, high = quality([{"own_frac": 0.0}, {"own_frac": 0.3}])
+    assert low == pytest.approx(0.3 * high)
 
 
 def test_machines_rows_are_capped_and_the_share_holds():

@@ -90,6 +90,10 @@ FLAWED = [
     ("the question is empty", chat("////", "I have trouble understanding you.")),
     ("the question has letters in a row", chat("Hdsdvtqwdeyhjgfgkhpjknl", "I have trouble understanding you.")),
     ("the answer consists of marks", chat("How?", "?!?!?!?! ---- **** ++++ //// .... ,,,, ok")),
+    ("a stub", chat("How wide is it?", "TODO")),
+    ("a stub", chat("How wide is it?", "(see above)")),
+    ("a stub", chat("How wide is it?", "idk lol")),
+    ("a stub", chat("How wide is it?", "N/A.")),
     ("the answer is the question", chat("What is a lens?", "What is a lens")),
     ("wrong encoding", chat("How warm is it?", "It is 20 Â°C, and we donâ€™t expect rain.")),
     ("markup", chat("What is new?", "<p>Nothing&nbsp;is new.</p>")),
@@ -112,6 +116,8 @@ SOUND = [
     chat("How wide?", "114 mm"),
     chat("What is 2 + 2?", "4"),
     chat("Who?", "Marie Curie"),
+    chat("Where is the setting?", "See above the fold."),
+    chat("Is it the same?", "Same here."),
     chat("Are you an AI?", "Yes, I am an AI, a language model made to help."),
     chat("Write a cover letter template.", "Dear [Recipient Name],\nI apply for the post.\nYours, [Your Name]"),
     chat("How do I make a link in HTML?", 'Write <a href="/">home</a> and <b>that</b> is all.'),
@@ -191,13 +197,14 @@ def test_quality_stands_rows_by_their_ranks():
     assert quality([{"on_topic_frac": value} for value in (1, 2, 3, 4)]) == pytest.approx([1 / 4, 3 / 4, 1, 1])
     # scales do not matter, equal rows are equal, who lacks a measure stands in the middle
     assert quality([{"repeated_frac": value} for value in (4e9, 300, 20, 1)]) == pytest.approx(quality(one))
-    assert quality([{"misspelt_frac": 1}, {"misspelt_frac": 0}, {}]) == pytest.approx([1 / 4, 3 / 4, 1 / 2])
+    assert quality([{"misspelt_frac": 0.05}, {"misspelt_frac": 0}, {}]) == pytest.approx([1 / 4, 3 / 4, 1 / 2])
     # two measures: (1/4 + 1/4) / 2 and (3/4 + 3/4) / 2, of which the second is in another language
-    two = [{"misspelt_frac": 1, "repeated_frac": 1}, {"misspelt_frac": 0, "repeated_frac": 0, "language_ok": 0.0}]
+    two = [{"misspelt_frac": 0.05, "repeated_frac": 1}, {"misspelt_frac": 0, "repeated_frac": 0, "language_ok": 0.0}]
     assert quality(two) == pytest.approx([1 / 4, 3 / 4 * 0.2])
     same = {"misspelt_frac": 0}
     shut = quality([same | {"junk": 0.0}, same | {"junk": 2.0}, same | {"finished": 0.0}, same | {"language_ok": 1.0}])
     assert shut == pytest.approx([0.5, 0.5 * 0.3, 0.5 * 0.5, 0.5])
+    assert quality([{"misspelt_frac": 0.2}] * 2) == pytest.approx([0.5 * 0.5] * 2)
     assert len(quality([])) == 0 and quality([{}, {}]).tolist() == [0.5, 0.5]
 
 

@@ -189,7 +189,13 @@ def _cased(like: str, word: str) -> str:
     return word[:1].upper() + word[1:] if like[:1].isupper() else word
 
 
-def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool = False) -> list[Misspelt]:
+def misspelt(
+    text: str,
+    lexicon: Lexicon,
+    also: Iterable[str] = (),
+    strict: bool = False,
+    most_unknown_frac: float = _MOST_UNKNOWN_FRAC,
+) -> list[Misspelt]:
     """The misspelt words of a text: those that no dictionary has and that are a letter off a word it has; `strict`:
     all that it has not, of which most are new or rare words, for language outgrows every dictionary.
 
@@ -203,7 +209,7 @@ def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool
     quoted = [span.span() for span in _QUOTED.finditer(plain)]
     for start, end in [(0, len(plain)), *quoted]:
         inside = [found for found in unknown if start <= found.start() < end]
-        most = max(2, _MOST_UNKNOWN_FRAC * sum(start <= found.start() < end for found in words))
+        most = max(2, most_unknown_frac * sum(start <= found.start() < end for found in words))
         if len(inside) > most:
             unknown = [found for found in unknown if found not in inside]
     names = {w[0] for w in words if w[0][:1].isupper() and not _begins(plain, w.start())}
@@ -215,11 +221,12 @@ def misspelt(text: str, lexicon: Lexicon, also: Iterable[str] = (), strict: bool
     ]
 
 
-def slips(text: str, lexicon: Lexicon, also: Iterable[str] = ()) -> list[Misspelt]:
+def slips(text: str, lexicon: Lexicon, also: Iterable[str] = (), surely: bool = False) -> list[Misspelt]:
     """Of the misspelt words those that hardly can be jargon: a common word with a letter missing, doubled, or swapped
     with its neighbour, in five letters at least. Fewer than `misspelt` finds, and nine in ten of them are rightly
-    found in texts whose own words nobody has listed."""
-    found = misspelt(text, lexicon, also)
+    found in texts whose own words nobody has listed. `surely`: the text is known to be in the lexicon's language,
+    however many of its words are not."""
+    found = misspelt(text, lexicon, also, most_unknown_frac=1.0 if surely else _MOST_UNKNOWN_FRAC)
     return [one for one in found if len(one.word) >= _LEAST_SLIP and _slip_of_common(one.word, lexicon)]
 
 

@@ -48,7 +48,7 @@ class Words:
         words = len(parts.answer.split())
         if words and answer in (None, "", self.lexicon.language):
             known = [text for text in (parts.prompt, parts.passage) if text]
-            measures["misspelt_frac"] = len(slips(parts.answer, self.lexicon, known)) / words
+            measures["misspelt_frac"] = len(slips(parts.answer, self.lexicon, known, bool(answer))) / words
         return Told(measures, foreign if self.languages is not None else None)
 
     def language(self, text: str) -> str | None:

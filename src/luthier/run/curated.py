@@ -178,9 +178,9 @@ def scores_of_rows(made: Curation, state_N: np.ndarray) -> list[dict[str, Any]]:
         low, high = np.quantile(value_N[there], [0.005, 0.995])
         low, high = (low, high) if high > low else (float(value_N[there].min()), float(value_N[there].max()))
         edges = np.linspace(low, high, BARS + 1)
-        inside_N = np.clip(value_N, low, high)
+        inside_N, kept = np.clip(value_N, low, high), there & (state_N == 3)
         before, _ = np.histogram(inside_N[there], edges)
-        after, _ = np.histogram(inside_N[there & (state_N == 3)], edges)
+        after, _ = np.histogram(inside_N[kept], edges)
         found.append(
             {
                 "name": name,
@@ -189,7 +189,7 @@ def scores_of_rows(made: Curation, state_N: np.ndarray) -> list[dict[str, Any]]:
                 "before": before.tolist(),
                 "after": after.tolist(),
                 "median_before": float(np.median(value_N[there])),
-                "median_after": float(np.median(value_N[there & (state_N == 3)])) if (state_N == 3).any() else None,
+                "median_after": float(np.median(value_N[kept])) if kept.any() else None,
                 "known": int(there.sum()),
             }
         )

@@ -10,11 +10,13 @@ where they speak of a thing in few sentences, nothing is doubted.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from luthier.base.nouns import Chat, Example
 from luthier.base.sentences import sentences
+from luthier.base.stems import stem
 from luthier.data.curate.parts import asked
 from luthier.data.curate.questions import content_words, marked, numbers_in
 
@@ -25,6 +27,10 @@ LEAST_EXPECTED = 5.0
 APART, TOGETHER = 0.25, 2.0
 """Words are apart, or together, that share less, or more, sentences than this times what chance would give."""
 LEAST_TOGETHER = 3
+LEAST_ANSWERED = 8
+"""Documents that speak so often of a thing and of what is asked of it would have said the answer: one of their words
+that never stands beside the thing is none."""
+BETWEEN = re.compile(r"[;,]\s+(?:but|and|while|whereas|yet)\s+")
 MANNER = 0.02
 """A word in more of the answers than this is a manner of speaking."""
 
@@ -40,29 +46,52 @@ class Told:
         """Thing -> words in its sentences."""
         self.of: Counter[str] = Counter()
         """Thing -> its sentences."""
+        self._stems: dict[str, Counter[str]] = {}
         for document in documents:
             for sentence in sentences(document):
-                words = content_words(sentence)
-                found = words & things
-                if found:
-                    self.total += 1
-                    self.sentences.update(words)
-                for thing in found:
-                    self.of[thing] += 1
-                    self.beside[thing].update(words)
+                for part in apart(sentence, things):
+                    words = content_words(part)
+                    found = words & things
+                    if found:
+                        self.total += 1
+                        self.sentences.update(words)
+                    for thing in found:
+                        self.of[thing] += 1
+                        self.beside[thing].update(words)
 
-    def doubt(self, thing: str, own: Sequence[str]) -> tuple[str, bool]:
+    def asked(self, thing: str, question: frozenset[str]) -> bool:
+        """Whether the documents speak often of the thing and of something else that the question has, in any form."""
+        if thing not in self._stems:
+            counts: Counter[str] = Counter()
+            for word, count in self.beside[thing].items():
+                counts[stem(word)] += count
+            self._stems[thing] = counts
+        return any(self._stems[thing][stem(word)] >= LEAST_ANSWERED for word in question if word != thing)
+
+    def doubt(self, thing: str, own: Sequence[str], question: frozenset[str]) -> tuple[str, bool]:
         """(the word that speaks most against an answer about `thing`, or none; whether another speaks for it)."""
         count, beside = self.of[thing], self.beside[thing]
+        answered = self.asked(thing, question)
         worst, most = "", -1.0
         for word in own:
             expected = count * self.sentences[word] / self.total
             if beside[word] >= LEAST_TOGETHER and beside[word] >= TOGETHER * expected:
                 return "", True
-            never = not beside[word] and bool(numbers_in(frozenset([word])))
+            known = answered and self.sentences[word] >= LEAST_TOGETHER
+            never = not beside[word] and (known or bool(numbers_in(frozenset([word]))))
             if (never or (expected >= LEAST_EXPECTED and beside[word] <= APART * expected)) and expected > most:
                 worst, most = word, expected
         return worst, False
+
+
+def apart(sentence: str, things: frozenset[str]) -> list[str]:
+    """A sentence, or its parts where each is about a thing of its own: "The Rigel is built in Porto, but the Crux is
+    built in Turin" says nothing of the Crux and Porto."""
+    parts = BETWEEN.split(sentence)
+    if len(parts) == 1:
+        return parts
+    names = [{word for word in marked(part) & things if not word[0].isdigit()} for part in parts]
+    return parts if all(names) and sum(map(len, names)) == len(set().union(*names)) else [sentence]
 
 
 def doubts_of(documents: Sequence[str]) -> Callable[[Sequence[Example]], list[str | None]]:
@@ -97,7 +126,7 @@ def told_against(
     names = [word for word in known if word in marked(asked(example)) and not word[0].isdigit()]
     numbers = numbers_in(own)
     words = sorted(numbers or own - common)
-    found = [(thing, *told.doubt(thing, words)) for thing in names or known]
+    found = [(thing, *told.doubt(thing, words, question)) for thing in names or known]
     if not found or any(supported or not word for _, word, supported in found):
         return None
     thing, word, _ = found[0]

@@ -27,6 +27,7 @@ from luthier.data.curate.near import both, exact_clusters, near_clusters, near_v
 from luthier.data.curate.parts import told
 from luthier.data.curate.quality import flaws, quality, scores_of
 from luthier.data.curate.questions import outvoted, same_question
+from luthier.data.curate.stock import own_scores
 from luthier.data.curate.style import consistency, style_of
 from luthier.data.curate.vectors import Embed, tfidf
 from luthier.data.dataset import content
@@ -146,7 +147,8 @@ def curate(
         rows, refused = without_private(records, given, how.engine)
         examples = [row.example for row in rows]
         looked = on_rows(partial(look_at, given.words), examples, how.engine)
-    faults, scores = [one.flaws for one in looked], [one.measures | one.told.measures for one in looked]
+    faults, owns = [one.flaws for one in looked], own_scores(examples)
+    scores = [one.measures | one.told.measures | own for one, own in zip(looked, owns, strict=True)]
     texts = [told(example) for example in examples]
     tell(f"{len(rows):,} rows: looking for duplicates")
     base_N = quality(scores)

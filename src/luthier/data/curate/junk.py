@@ -59,6 +59,12 @@ _PAGE = re.compile(
     r"|\bterms of (?:use|service) \||\bpowered by wordpress\b|\b\d+ comments?\s*\|",
     re.IGNORECASE,
 )
+_STUB = re.compile(
+    r"(?:(?:todo|tbd|tba|tbc|fixme|xxx+|n/a|null|nan|idk|ditto|lol|placeholder|(?:same )?as (?:above|below)"
+    r"|see (?:above|below)|coming soon|work in progress|(?:insert|add) (?:text|answer) here)[\s.,:!]*)+",
+    re.I,
+)
+"""What people write who mean to come back."""
 LEAST_TAGS = 2
 """Bits of markup in a text that nobody asked markup of: one may be meant."""
 VOWELLESS_FRAC = 0.4
@@ -115,6 +121,11 @@ def mash(text: str) -> str:
     if len(tried) >= 5 and sum(VOWELS.isdisjoint(word) for word in tried) > VOWELLESS_FRAC * len(tried):
         return "its words have no vowels"
     return ""
+
+
+def stub(text: str) -> bool:
+    """Whether a text holds the place of an answer that nobody wrote: "TODO", "see above", "n/a"."""
+    return _STUB.fullmatch(text.strip(" \t\n.!…-()[]")) is not None
 
 
 def _latin(text: str) -> bool:

@@ -124,6 +124,8 @@ def flaws(example: Example) -> list[str]:
         found.append(f"the answer {why}" if not document else f"the text {why}")
     if not document and (why := junk.mash(prompt)):
         found.append(f"the question {why}")
+    if not document and junk.stub(answer):
+        found.append("the answer is a stub")
     if not document and words_only(answer) == words_only(prompt):
         found.append("the answer is the question")
     for what, bits in _junk(parts).items():
@@ -180,9 +182,11 @@ GATES: dict[str, tuple[float, float]] = {
     "finished": (0.0, 0.5),
     "junk": (1.0, 0.3),
     "language_ok": (0.0, 0.2),
+    "own_frac": (0.0, 0.3),
+    "misspelt_frac": (0.1, 0.5),
 }
-"""Measure -> (threshold, factor): at 0 (finished, language_ok) or from the threshold up (junk) a row's quality is
-multiplied by the factor."""
+"""Measure -> (threshold, factor): at 0 (finished, language_ok, own_frac) or from the threshold up (junk, misspelt_frac)
+a row's quality is multiplied by the factor."""
 
 
 def quality(scores: Sequence[Mapping[str, float]]) -> np.ndarray:

@@ -153,7 +153,8 @@ def test_logits_of_all_predictions_never_exist(monkeypatch):
     model = LlamaForCausalLM(LlamaConfig(**{**COMMON, "vocab_size": vocab, "max_position_embeddings": 2048}))
     lm, _ = choose_layout(model)
     m, all_at_once, kept = largest_of_a_step(lm, 500)
-    assert (m, all_at_once) == (998, 998 * vocab) and kept > all_at_once  # one chunk here: the instrument sees it
+    # One chunk here: the instrument sees it. A product of 998 rows may be filled up to 1,024 (model/products.py).
+    assert m == 998 and all_at_once in (998 * vocab, 1024 * vocab) and kept > 998 * vocab
     small_chunks(monkeypatch, chunk)
     for length in (500, 1000):
         m, largest, kept = largest_of_a_step(lm, length)

@@ -30,6 +30,8 @@ NAME = "luthier"
 
 Allowed = Callable[[Tensor, Tensor], Tensor]
 """(positions of queries, positions of keys) -> bool, broadcast: the layer's own window or chunk rule."""
+Store = dict[int, tuple[Tensor, Tensor]]
+"""Layer -> keys, values."""
 
 
 class Extras(NamedTuple):
@@ -162,7 +164,7 @@ class ForestPlan:
     def __init__(
         self,
         batch: Batch,
-        keep: dict[int, tuple[Tensor, Tensor]] | None = None,
+        keep: Store | None = None,
         prefix: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         self.batch, self.keep, self.prefix = batch, keep, prefix

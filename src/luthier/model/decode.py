@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from luthier.model.attention import Allowed, Extras
+from luthier.model.attention import Allowed, Extras, Store
 
 FIRST_ROOM = 32
 """Tokens that a row's own keys have room for at first; doubled as they grow."""
@@ -19,29 +19,24 @@ class DecodePlan:
     def __init__(self, samples: int, room: int) -> None:
         """`samples`: rows of a prompt; `room`: most tokens a row may get."""
         self.samples, self.room = samples, room
-        self.prompts: dict[int, tuple[Tensor, Tensor]] = {}
+        self.prompts: Store = {}
         """Layer -> keys, values of the prompts, without what they have in common [B, Hkv, L, d], of one type,
         left-aligned."""
-        self.common: dict[int, tuple[Tensor, Tensor]] = {}
+        self.common: Store = {}
         """Layer -> keys, values of the first tokens of every prompt [1, Hkv, C, d]; C may be 0."""
-        self.shared = 0
-        """C."""
         self.lengths_B = self.prompt_N = self.start_N = torch.zeros(0, dtype=torch.int64)
         """Of each prompt its length; of each row its prompt, and the step at which it joined."""
         self.step = self.widest = 0
-        self.own: dict[int, tuple[Tensor, Tensor]] = {}
+        self.own: Store = {}
         """Layer -> keys, values of the rows' own tokens [N, Hkv, steps, d]; before a row joined, zeros."""
         self.seen: dict[Allowed | None, Tensor | None] = {}
         self.place_N: Tensor | None = None
         """Where each row stands in the rectangle [B, widest] of prompts and their rows; None: they fill it."""
 
-    def admit(
-        self, common: dict[int, tuple[Tensor, Tensor]], prompts: dict[int, tuple[Tensor, Tensor]], lengths_B: Tensor
-    ) -> None:
+    def admit(self, common: Store, prompts: Store, lengths_B: Tensor) -> None:
         """The rows of more prompts, after those that are there. `prompts` is emptied, layer by layer. `common`: what
         all have in common, which those that are there have given already."""
-        if not self.common:
-            self.common, self.shared = common, next(iter(common.values()))[0].shape[2]
+        self.common = self.common or common
         before, rows = len(self.lengths_B), len(lengths_B) * self.samples
         for layer in list(prompts):
             more = prompts.pop(layer)
@@ -73,9 +68,10 @@ class DecodePlan:
         prompts_B, self.prompt_N = torch.unique_consecutive(self.prompt_N[rows_N], return_inverse=True)
         if len(prompts_B) < len(self.lengths_B):
             self.lengths_B = self.lengths_B[prompts_B]
-            longest = int(self.lengths_B.max()) - self.shared
+            longest = int(self.lengths_B.max())
             for layer, (k, v) in self.prompts.items():
-                self.prompts[layer] = (k[prompts_B, :, :longest], v[prompts_B, :, :longest])
+                own = longest - self.common[layer][0].shape[2]
+                self.prompts[layer] = (k[prompts_B, :, :own], v[prompts_B, :, :own])
         self._place()
 
     def _place(self) -> None:
@@ -103,7 +99,8 @@ class DecodePlan:
         own_k, own_v = self._grow(layer, k.to(v.dtype), v)
         prompt_k, prompt_v = self.prompts[layer]
         common_k, common_v = self.common[layer]
-        C, L = self.shared, self.shared + prompt_k.shape[2]
+        C = common_k.shape[2]
+        L = C + prompt_k.shape[2]
         # Queries of one key/value head together: [N, Hkv, H/Hkv, d]
         q_N = q[0].to(v.dtype).transpose(0, 1).reshape(N, Hkv, H // Hkv, -1)
         on_prompt = self._rows(products(self._by_prompt(q_N), prompt_k))

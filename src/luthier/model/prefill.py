@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from luthier.base.nouns import Tokens
-from luthier.model.attention import ForestPlan, using
+from luthier.model.attention import ForestPlan, Store, using
 from luthier.model.score import LanguageModel
 from luthier.model.virtual import NOTHING, Virtual, virtual_of
 from luthier.tokens.pack import forest, paths
@@ -20,9 +20,6 @@ READ_TOKENS = 4096
 
 LEAST_COMMON = 64
 """Fewer first tokens that all prompts have in common are read as often as there are prompts: it costs nothing."""
-
-Store = dict[int, tuple[Tensor, Tensor]]
-"""Layer -> keys, values."""
 
 
 class Read(NamedTuple):

@@ -54,7 +54,7 @@ def linear(x: Tensor, weight_ND: Tensor, bias_N: Tensor | None = None) -> Tensor
 
 def across(g_TN: Tensor, x_TD: Tensor) -> Tensor:
     """gᵀ·x [N, D], without gradients."""
-    if not _suits(g_TN, x_TD.T):
+    if len(g_TN) < ROWS[-1] or not _suits(g_TN, x_TD.T):
         return g_TN.T @ x_TD
     # oneDNN makes a copy of the left factor: it is given the smaller one.
     if g_TN.shape[1] > x_TD.shape[1]:
@@ -107,19 +107,16 @@ def _forward(x: Tensor, weight_ND: Tensor, bias_N: Tensor | None) -> Tensor:
 
 
 def _summed(a_TN: Tensor, b_TD: Tensor) -> Tensor:
-    """aᵀ·b [N, D]."""
-    sum_ND, done = None, 0
-    for part in _blocks(len(a_TN)):
-        some_ND = _onednn(a_TN[part].T, b_TD[part].T, None)
-        sum_ND = some_ND if sum_ND is None else sum_ND.add_(some_ND)
-        done = part.stop
-    rest = slice(done, None)
-    if sum_ND is None:
-        return a_TN.T @ b_TD
-    return sum_ND if done == len(a_TN) else sum_ND.addmm_(a_TN[rest].T, b_TD[rest])
+    """aᵀ·b [N, D], over a block of rows at least."""
+    first, *others = _blocks(len(a_TN))
+    sum_ND = _onednn(a_TN[first].T, b_TD[first].T)
+    for part in others:
+        sum_ND += _onednn(a_TN[part].T, b_TD[part].T)
+    rest = slice([first, *others][-1].stop, None)
+    return sum_ND.addmm_(a_TN[rest].T, b_TD[rest])
 
 
-def _onednn(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor | None) -> Tensor:
+def _onednn(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor | None = None) -> Tensor:
     try:
         made: Tensor = torch.ops.mkldnn._linear_pointwise(x_TD, weight_ND, bias_N, "none", [], "")
     except RuntimeError:  # no memory for its own copies ("could not create a primitive"): MKL makes none

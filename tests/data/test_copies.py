@@ -7,10 +7,19 @@ from hypothesis import strategies as st
 
 from luthier.data.curate.copies import standing_for
 from luthier.data.curate.near import both, exact_clusters
-from luthier.data.curate.questions import other_things
+from luthier.data.curate.questions import marked, words_in
 
 WORDS = st.sampled_from(["the", "Altair", "Deneb", "is", "80", "90", "wide", "of", "the Deneb"])
 TEXTS = st.lists(st.lists(WORDS, min_size=1, max_size=5).map(" ".join), max_size=14)
+
+
+def other_things(a, b):
+    """Whether two texts speak of different things: each has a number, or a name, that stands nowhere in the other."""
+    return bool(marked(a) - words_in(b)) and bool(marked(b) - words_in(a))
+
+
+def test_a_number_or_a_name_that_the_other_lacks_is_another_thing():
+    assert other_things("It is 5 mm.", "It is 6 mm.") and not other_things("It is 5 mm", "So it is 5 mm wide.")
 
 
 def plainly(order, texts, exact, alike):

@@ -18,7 +18,7 @@ from luthier.base.nouns import Chat, Message, Provenance, Record, Text
 from luthier.data.curate.agreement import doubts_of
 from luthier.data.curate.curation import Given, by_model, curate, reason_of
 from luthier.data.curate.quality import quality
-from luthier.data.curate.questions import content_words, other_things, outvoted, same_question
+from luthier.data.curate.questions import content_words, outvoted, same_question
 from luthier.data.curate.stock import own_scores
 
 FRUIT = re.findall(
@@ -98,7 +98,6 @@ def test_questions_of_one_template_about_different_things_are_no_duplicates():
     same = [record(chat(asked.format(n), said.format(n), n)) for n in ("Vega", "Mira", "Deneb")]
     made = curate(same, settings(near=0.6), Given())
     assert made.reasons == {} and len(made.kept) == 3
-    assert other_things("It is 5 mm.", "It is 6 mm.") and not other_things("It is 5 mm", "So it is 5 mm wide.")
 
 
 def test_no_group_and_no_wording_of_a_question_is_on_two_sides():
@@ -198,10 +197,11 @@ def test_answers_made_of_phrases_say_nothing_of_their_own():
     phrase = "There is a lot to tell about all that we do here."
     asked = [chat(f"How wide is lamp {n}?", f"{phrase} Lamp {n} is {n} mm wide.") for n in range(8)]
     empty, other = chat("Who made it?", f"{phrase} {phrase}"), chat("How many are there?", "On Tuesday.")
-    found = own_scores([*asked, empty, other, *[other] * 9, Text("A document.", "x")])
+    rows = [*asked, empty, other, *[other] * 9, Text("A document.", "x")]
+    found = own_scores(rows, same_question(rows))
     assert [row["own_frac"] for row in found[:8]] == [round(6 / 18, 4)] * 8
     assert found[8] == {"own_frac": 0.0} and found[9] == {"own_frac": 1.0} and found[-1] == {}
-    few = own_scores(asked[:4])
+    few = own_scores(asked[:4], same_question(asked[:4]))
     assert [row["own_frac"] for row in few] == [1.0] * 4  # in so few answers it may be what they say
     low, high = quality([{"own_frac": 0.0}, {"own_frac": 0.3}])
     assert low == pytest.approx(0.3 * high)

@@ -35,7 +35,7 @@ MANNER = 0.02
 """A word in more of the answers than this is a manner of speaking."""
 
 
-class Told:
+class Statements:
     """Which words stand together in the documents' sentences."""
 
     def __init__(self, documents: Iterable[str], things: frozenset[str]) -> None:
@@ -102,7 +102,7 @@ def doubts_of(documents: Sequence[str]) -> Callable[[Sequence[Example]], list[st
         answers = [answer_of(example) for example in examples]
         manner = Counter(word for answer in answers for word in answer)
         common = {word for word, count in manner.items() if count > max(3, MANNER * len(answers))}
-        told = Told(documents, frozenset(word for words in questions for word in words))
+        told = Statements(documents, frozenset(word for words in questions for word in words))
         return [
             told_against(told, example, question, answer - question, common)
             for example, question, answer in zip(examples, questions, answers, strict=True)
@@ -117,7 +117,7 @@ def answer_of(example: Example) -> frozenset[str]:
 
 
 def told_against(
-    told: Told, example: Example, question: frozenset[str], own: frozenset[str], common: set[str]
+    told: Statements, example: Example, question: frozenset[str], own: frozenset[str], common: set[str]
 ) -> str | None:
     """What the documents say against one answer's own words. An answer is about the names in its question, or, without
     one, about each of its words that the documents know: all of them must speak against it. Numbers are what an answer

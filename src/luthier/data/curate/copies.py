@@ -17,8 +17,8 @@ def standing_for(
     order: Sequence[int], texts: Sequence[str], exact: Sequence[int], alike: Callable[[int, int], bool]
 ) -> dict[int, int]:
     """Of some rows, the best first, those that are copies, and the row that stands for each: the first that is the same
-    (`exact`), or that is `alike` and speaks of no other thing, as `questions.other_things` says: one of the two has no
-    name and no number that the other lacks. `alike` is asked of no pair that speaks of other things."""
+    (`exact`), or that is `alike` and speaks of no other thing: one of the two has no name and no number
+    (`questions.marked`) that the other lacks. `alike` is asked of no pair that speaks of other things."""
     marks = {i: marked(texts[i]) for i in order}
     words = {i: words_in(texts[i]) for i in order}
     often = Counter(mark for i in order for mark in marks[i])

@@ -147,7 +147,8 @@ def curate(
         rows, refused = without_private(records, given, how.engine)
         examples = [row.example for row in rows]
         looked = on_rows(partial(look_at, given.words), examples, how.engine)
-    faults, owns = [one.flaws for one in looked], own_scores(examples)
+    asked = same_question(examples)
+    faults, owns = [one.flaws for one in looked], own_scores(examples, asked)
     scores = [one.measures | one.told.measures | own for one, own in zip(looked, owns, strict=True)]
     texts = [told(example) for example in examples]
     tell(f"{len(rows):,} rows: looking for duplicates")
@@ -185,7 +186,7 @@ def curate(
     if how.min_quality is not None:
         low = {i: f"{value:.2f}" for i, value in enumerate(quality_N) if value < how.min_quality}
         mark(out, low, "low quality")
-    groups = joined(joined([row.group for row in rows], clusters), same_question(examples))
+    groups = joined(joined([row.group for row in rows], clusters), asked)
     sides = [held_out(group, how.heldout) for group in groups]
     heldout = [i for i, side in enumerate(sides) if side and out[i] is None]
     fit = [i for i, side in enumerate(sides) if not side and out[i] is None]
@@ -345,9 +346,9 @@ def chosen(
     kept = [fit[k] for k in picked]
     left_N = np.ones(len(fit), dtype=bool)
     left_N[picked] = False
-    told = [] if how.max_generated is None else [("machine-written", percent(how.max_generated))]
-    told += [("not chosen", f"{percent(how.at_most.get(one.name, 1.0))} of {one.name}") for one in limits[len(told) :]]
-    for limit, (reason, share) in zip(limits, told, strict=True):
+    caps = [] if how.max_generated is None else [("machine-written", percent(how.max_generated))]
+    caps += [("not chosen", f"{percent(how.at_most.get(one.name, 1.0))} of {one.name}") for one in limits[len(caps) :]]
+    for limit, (reason, share) in zip(limits, caps, strict=True):
         if limit.most is not None and limit.members_N[picked].sum() >= limit.most:
             over = at_N[left_N & limit.members_N].tolist()
             mark(out, dict.fromkeys(over, f"the recipe allows {share}"), reason)

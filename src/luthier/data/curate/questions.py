@@ -97,12 +97,6 @@ def numbers_in(words: frozenset[str]) -> set[str]:
     return {word for word in words if any(sign.isdigit() for sign in word)}
 
 
-def other_things(a: str, b: str) -> bool:
-    """Whether two texts, alike as they may be, speak of different things: each has a number, or a name, that stands
-    nowhere in the other."""
-    return bool(marked(a) - words_in(b)) and bool(marked(b) - words_in(a))
-
-
 def marked(text: str) -> set[str]:
     """Numbers, and words in capitals that do not begin a sentence."""
     found = set()

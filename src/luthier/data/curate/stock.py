@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from luthier.base.nouns import Example, Text
 from luthier.base.sentences import sentences
 from luthier.data.curate.parts import parts_of
-from luthier.data.curate.questions import same_question
 from luthier.data.text import words_only
 
 LEAST_QUESTIONS, LEAST_FRAC = 5, 0.005
@@ -17,11 +16,10 @@ LEAST_WORDS = 6
 """Shorter ones ("On Tuesday.", "Happy to help!") answer many questions rightly, or stand before an answer."""
 
 
-def own_scores(examples: Sequence[Example]) -> list[dict[str, float]]:
+def own_scores(examples: Sequence[Example], asked: Sequence[int]) -> list[dict[str, float]]:
     """own_frac: the share of an answer's words that stand in no stock sentence; 0 is an answer made of phrases. Absent
-    of a document, and of an answer without words."""
+    of a document, and of an answer without words. `asked`: which question each row asks (`questions.same_question`)."""
     answers = [None if isinstance(example, Text) else split(parts_of(example).answer) for example in examples]
-    asked = same_question(examples)
     standing: dict[str, set[int]] = defaultdict(set)
     for question, answer in zip(asked, answers, strict=True):
         for sentence, words in answer or ():

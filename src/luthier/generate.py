@@ -167,9 +167,10 @@ def choose(logits_NV: Tensor, uniform_N: Tensor, how: Sampling, seen_NV: Tensor 
     log_total_N = logits_NV.amax(-1) - probs_NV.amax(-1).log()
     if seen_NV is not None or (how.temperature > 0 and (how.top_k is not None or how.top_p < 1)):
         probs_NV = filtered(logits_NV, how, seen_NV)
-    token_N = probs_NV.argmax(-1) if how.temperature == 0 else invert(probs_NV, uniform_N)
-    if how.temperature == 0 and seen_NV is None:
-        token_N = logits_NV.argmax(-1)  # two logits may be one probability
+    if how.temperature > 0:
+        token_N = invert(probs_NV, uniform_N)
+    else:  # two logits may be one probability
+        token_N = (logits_NV if seen_NV is None else probs_NV).argmax(-1)
     return Drawn(token_N, logits_NV.gather(1, token_N[:, None]).squeeze(1) - log_total_N)
 
 
@@ -321,10 +322,10 @@ def grow_forest(lm: LanguageModel, rows: Rows, ends: Tensor, most: Most, tell: C
     logits_NV: Tensor | None = None
     while stop > taken or len(rows.alive):
         if stop > taken:
-            read = read_prompts(lm, rows.prompts[taken:stop], shared)
-            plan.admit(read.common, read.kept, read.lengths_B)
+            hidden_BD = read_prompts(lm, rows.prompts[taken:stop], shared, plan.kept)
+            plan.admit(stop - taken)
             rows.admit(taken, stop)
-            fresh_NV = logits_of(lm, read.hidden_BD).repeat_interleave(rows.samples, 0)
+            fresh_NV = logits_of(lm, hidden_BD).repeat_interleave(rows.samples, 0)
             logits_NV, taken = fresh_NV if logits_NV is None else torch.cat([logits_NV, fresh_NV]), stop
         assert logits_NV is not None
         next_N = rows.draw(logits_NV, ends)
@@ -337,8 +338,8 @@ def grow_forest(lm: LanguageModel, rows: Rows, ends: Tensor, most: Most, tell: C
             stop = most.next(rows, taken, rows.alive[going_N].tolist())
             # Letting rows go copies the others' keys: worth it once some have ended.
             if len(going_N) <= len(rows.alive) * DROP_BELOW or stop > taken or rows.crowded():
+                going_N = plan.keep(going_N)
                 next_N = next_N[going_N]
-                plan.keep(going_N)
                 rows.keep(going_N)
         logits_NV = None
         if len(rows.alive):

@@ -155,7 +155,7 @@ def joined(parts: Sequence[Tensor], path: Sequence[int]) -> Tensor:
 
 
 class ForestPlan:
-    """Attention within one Batch, forward and backward. `keep` collects each layer's keys and values (prefill).
+    """Attention within one Batch, forward and backward. `keep` hears each layer's keys and values (prefill).
 
     `prefix` holds keys and values [1, Hkv, K, d] of every layer, which every query sees: they stand at the positions
     0 to K, and those of the batch begin at K.
@@ -164,7 +164,7 @@ class ForestPlan:
     def __init__(
         self,
         batch: Batch,
-        keep: Store | None = None,
+        keep: Callable[[int, Tensor, Tensor], None] | None = None,
         prefix: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         self.batch, self.keep, self.prefix = batch, keep, prefix
@@ -179,7 +179,7 @@ class ForestPlan:
         if self.lead:
             k, v = (torch.cat([p.to(x.dtype), x], dim=2) for p, x in zip(self.prefix[layer], (k, v), strict=True))
         if self.keep is not None:
-            self.keep[layer] = (k, v)
+            self.keep(layer, k, v)
         if self.flex:
             return self._by_flex(q, k, v, allowed, extras)
         if self._can_be_written_out(allowed, extras):

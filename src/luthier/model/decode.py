@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from luthier.model.attention import Allowed, Extras, Store
+from luthier.model.kept import Kept
 
 FIRST_ROOM = 32
 """Tokens that a row's own keys have room for at first; doubled as they grow."""
@@ -19,86 +20,73 @@ class DecodePlan:
     def __init__(self, samples: int, room: int) -> None:
         """`samples`: rows of a prompt; `room`: most tokens a row may get."""
         self.samples, self.room = samples, room
-        self.prompts: Store = {}
-        """Layer -> keys, values of the prompts, without what they have in common [B, Hkv, L, d], of one type,
-        left-aligned."""
-        self.common: Store = {}
-        """Layer -> keys, values of the first tokens of every prompt [1, Hkv, C, d]; C may be 0."""
-        self.lengths_B = self.prompt_N = self.start_N = torch.zeros(0, dtype=torch.int64)
-        """Of each prompt its length; of each row its prompt, and the step at which it joined."""
+        self.kept = Kept()
+        """The prompts' keys and values."""
+        self.prompt_N = self.start_N = torch.zeros(0, dtype=torch.int64)
+        """Of each row its prompt, and the step at which it joined."""
         self.step = self.widest = 0
         self.own: Store = {}
-        """Layer -> keys, values of the rows' own tokens [N, Hkv, steps, d]; before a row joined, zeros."""
-        self.seen: dict[Allowed | None, Tensor | None] = {}
+        """Layer -> keys [N, Hkv, steps, d], values [N, Hkv, d, steps] of the rows' own tokens; before a row joined,
+        zeros."""
+        self.hidden: dict[Allowed | None, Tensor | None] = {}
         self.place_N: Tensor | None = None
         """Where each row stands in the rectangle [B, widest] of prompts and their rows; None: they fill it."""
 
-    def admit(self, common: Store, prompts: Store, lengths_B: Tensor) -> None:
-        """The rows of more prompts, after those that are there. `prompts` is emptied, layer by layer. `common`: what
-        all have in common, which those that are there have given already."""
-        self.common = self.common or common
-        before, rows = len(self.lengths_B), len(lengths_B) * self.samples
-        for layer in list(prompts):
-            more = prompts.pop(layer)
-            if before:
-                kept, own = self.prompts[layer], self.own.get(layer)
-                more = (below(kept[0], more[0]), below(kept[1], more[1]))
-                if own is not None:
-                    self.own[layer] = (with_rows(own[0], rows), with_rows(own[1], rows))
-            self.prompts[layer] = more
-        if not before:  # of rows that have all ended nothing is left
-            self.own, self.step, self.prompt_N, self.start_N = {}, 0, lengths_B[:0], lengths_B[:0]
-        fresh_N = torch.arange(before, before + len(lengths_B), device=lengths_B.device).repeat_interleave(self.samples)
-        self.lengths_B = torch.cat([self.lengths_B, lengths_B]) if before else lengths_B
+    def admit(self, count: int) -> None:
+        """The rows of the last so many prompts that are kept, after those that are there."""
+        all_B = torch.arange(len(self.kept), device=self.kept.lengths_B.device)
+        if count == len(self.kept):  # of rows that have all ended nothing is left
+            self.own, self.step, self.prompt_N, self.start_N = {}, 0, all_B[:0], all_B[:0]
+        fresh_N = all_B[-count:].repeat_interleave(self.samples)
+        for layer, (k, v) in self.own.items():
+            self.own[layer] = (with_rows(k, len(fresh_N)), with_rows(v, len(fresh_N)))
         self.prompt_N = torch.cat([self.prompt_N, fresh_N])
         self.start_N = torch.cat([self.start_N, torch.full_like(fresh_N, self.step)])
         self._place()
 
-    def keep(self, rows_N: Tensor) -> None:
-        """Goes on with some of the rows only (indices, in order)."""
-        if len(rows_N) == 0:
-            self.prompts, self.own, self.lengths_B = {}, {}, self.lengths_B[:0]
-            return
+    def keep(self, rows_N: Tensor) -> Tensor:
+        """Goes on with some of the rows only (indices); returns them in the order in which they stand from here on."""
+        prompts_B, of_N = torch.unique(self.prompt_N[rows_N], return_inverse=True)
+        slot_B = torch.argsort(self.kept.drop(prompts_B))
+        self.prompt_N, order_N = torch.sort(slot_B[of_N], stable=True)
+        rows_N = rows_N[order_N]
         self.start_N = self.start_N[rows_N]
+        if len(rows_N) == 0:
+            self.own = {}
+            return rows_N
         first = int(self.start_N.min())  # what only rows wrote that have gone is not kept
         # Layer by layer, so that at no time there are two of all.
-        for layer, (k, v) in self.own.items():
-            self.own[layer] = (self._resized(k, rows_N, first), self._resized(v, rows_N, first))
+        for layer in self.own:
+            self.own[layer] = self._resized(layer, rows_N, first)
         self.step, self.start_N = self.step - first, self.start_N - first
-        prompts_B, self.prompt_N = torch.unique_consecutive(self.prompt_N[rows_N], return_inverse=True)
-        if len(prompts_B) < len(self.lengths_B):
-            self.lengths_B = self.lengths_B[prompts_B]
-            longest = int(self.lengths_B.max())
-            for layer, (k, v) in self.prompts.items():
-                own = longest - self.common[layer][0].shape[2]
-                self.prompts[layer] = (k[prompts_B, :, :own], v[prompts_B, :, :own])
         self._place()
+        return rows_N
 
     def _place(self) -> None:
         """Where the rows stand."""
-        counts_B = torch.bincount(self.prompt_N, minlength=len(self.lengths_B))
+        counts_B = torch.bincount(self.prompt_N, minlength=len(self.kept))
         self.widest = int(counts_B.max())
         first_B = counts_B.cumsum(0) - counts_B
         slot_N = torch.arange(len(self.prompt_N), device=counts_B.device) - first_B[self.prompt_N]
-        full = len(self.prompt_N) == self.widest * len(self.lengths_B)
+        full = len(self.prompt_N) == self.widest * len(self.kept)
         self.place_N = None if full else self.prompt_N * self.widest + slot_N
-        self.seen = {}
+        self.hidden = {}
 
     def positions(self) -> Tensor:
         """The position of each row's next token [N]."""
-        return self.lengths_B[self.prompt_N] + self.step - self.start_N
+        return self.kept.lengths_B[self.prompt_N] + self.step - self.start_N
 
     def advance(self) -> None:
         """The token of this step is done in every layer."""
         self.step += 1
-        self.seen = {}
+        self.hidden = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
         """See Plan; T is N here."""
         H, N, Hkv = q.shape[1], q.shape[2], k.shape[1]
         own_k, own_v = self._grow(layer, k.to(v.dtype), v)
-        prompt_k, prompt_v = self.prompts[layer]
-        common_k, common_v = self.common[layer]
+        prompt_k, prompt_v = self.kept.of(layer)
+        common_k, common_v = self.kept.common[layer]
         C = common_k.shape[2]
         L = C + prompt_k.shape[2]
         # Queries of one key/value head together: [N, Hkv, H/Hkv, d]
@@ -108,21 +96,21 @@ class DecodePlan:
         score = torch.cat([*on_common, on_prompt, products(q_N, own_k)], dim=-1).float().mul_(extras.scale)
         if extras.softcap is not None:
             score = extras.softcap * torch.tanh(score / extras.softcap)
-        if (seen := self._seen(L, allowed)) is not None:
-            score.masked_fill_(~seen[:, None, None, :], float("-inf"))
+        if (hidden := self._hidden(L, allowed)) is not None:
+            score.masked_fill_(hidden[:, None, None, :], float("-inf"))
         if extras.sinks_H is not None:
             sinks = extras.sinks_H.view(1, Hkv, H // Hkv, 1).expand(N, -1, -1, 1).to(score.dtype)
             score = torch.cat([score, sinks], dim=-1)
         probs = torch.softmax(score, dim=-1).to(v.dtype)
-        out = self._rows(self._by_prompt(probs[..., C:L]) @ prompt_v)
-        out = out + probs[..., L : L + own_v.shape[2]] @ own_v
+        out = self._rows(products(self._by_prompt(probs[..., C:L]), prompt_v))
+        out = out + products(probs[..., L : L + own_v.shape[3]], own_v)
         if C:
-            out = out + _apart(_together(probs[..., :C]) @ common_v, N)
+            out = out + _apart(products(_together(probs[..., :C]), common_v), N)
         return out.reshape(N, H, -1).transpose(0, 1)[None]
 
     def _by_prompt(self, x_N: Tensor) -> Tensor:
         """[N, Hkv, g, e] -> [B, Hkv, widest·g, e], zeros where a prompt has fewer rows."""
-        size = len(self.lengths_B) * self.widest
+        size = len(self.kept) * self.widest
         if self.place_N is not None:
             x_N = x_N.new_zeros(size, *x_N.shape[1:]).index_copy_(0, self.place_N, x_N)
         _, Hkv, g, e = x_N.shape
@@ -134,48 +122,45 @@ class DecodePlan:
         x_N = x_B.view(B, Hkv, self.widest, -1, e).transpose(1, 2).reshape(B * self.widest, Hkv, -1, e)
         return x_N if self.place_N is None else x_N.index_select(0, self.place_N)
 
-    def _seen(self, L: int, allowed: Allowed | None) -> Tensor | None:
-        """[N, L + t]: which of the prompt's and of its own keys a row sees; None: all. The same in every layer of a
-        kind, so made once a step."""
-        if allowed not in self.seen:
-            length_N1, start_N1 = self.lengths_B[self.prompt_N, None], self.start_N[:, None]
+    def _hidden(self, L: int, allowed: Allowed | None) -> Tensor | None:
+        """[N, L + t]: which of the prompt's and of its own keys a row does not see; None: it sees all. The same in
+        every layer of a kind, so made once a step."""
+        if allowed not in self.hidden:
+            length_N1, start_N1 = self.kept.lengths_B[self.prompt_N, None], self.start_N[:, None]
             column, own = (torch.arange(n, device=length_N1.device) for n in (L, self.step + 1))
-            seen = torch.cat([column < length_N1, own >= start_N1], dim=1)
+            hidden = torch.cat([column >= length_N1, own < start_N1], dim=1)
             if allowed is not None:
                 k_pos = torch.cat([column.expand(len(length_N1), L), length_N1 + own - start_N1], dim=1)
-                seen = seen & allowed(length_N1 + self.step - start_N1, k_pos)
-            self.seen[allowed] = None if bool(seen.all()) else seen
-        return self.seen[allowed]
+                hidden = hidden | ~allowed(length_N1 + self.step - start_N1, k_pos)
+            self.hidden[allowed] = hidden if bool(hidden.any()) else None
+        return self.hidden[allowed]
 
     def _grow(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows' own keys and values [N, Hkv, t, d], this step's included."""
+        """The rows' own keys [N, Hkv, t, d] and values [N, Hkv, d, t], this step's included."""
         if layer not in self.own:
             room = max(min(FIRST_ROOM, self.room), self.step + 1)
-            self.own[layer] = (
-                k.new_zeros(k.shape[2], k.shape[1], room, k.shape[3]),
-                v.new_zeros(v.shape[2], v.shape[1], room, v.shape[3]),
-            )
+            (_, Hkv, N, d), d_v = k.shape, v.shape[3]
+            self.own[layer] = (v.new_zeros(N, Hkv, room, d), v.new_zeros(N, Hkv, d_v, room))
         elif self.own[layer][0].shape[2] == self.step:
             # Rows that joined later go on where the others have all they may get.
             room = max(min(2 * self.step, self.room), self.step + FIRST_ROOM)
-            self.own[layer] = (
-                self._resized(self.own[layer][0], None, 0, room),
-                self._resized(self.own[layer][1], None, 0, room),
-            )
-        for store, new in zip(self.own[layer], (k, v), strict=True):
-            store[:, :, self.step] = new[0].transpose(0, 1)
+            self.own[layer] = self._resized(layer, None, 0, room)
         own_k, own_v = self.own[layer]
-        return own_k[:, :, : self.step + 1], own_v[:, :, : self.step + 1]
+        own_k[:, :, self.step], own_v[:, :, :, self.step] = k[0].transpose(0, 1), v[0].transpose(0, 1)
+        return own_k[:, :, : self.step + 1], own_v[:, :, :, : self.step + 1]
 
-    def _resized(self, store: Tensor, rows_N: Tensor | None, first: int, room: int | None = None) -> Tensor:
-        """Some rows of a store from a step on, with room for `room` tokens; what was never written is not copied."""
-        done = store[:, :, first : self.step]
-        done = done if rows_N is None else done.index_select(0, rows_N)
-        grown = store.new_empty(
-            len(done), store.shape[1], store.shape[2] - first if room is None else room, store.shape[3]
-        )
-        grown[:, :, : self.step - first] = done
-        return grown
+    def _resized(self, layer: int, rows_N: Tensor | None, first: int, room: int | None = None) -> tuple[Tensor, Tensor]:
+        """Some rows of a layer's own keys and values from a step on, with room for `room` tokens; what was never
+        written is not copied."""
+        own_k, own_v = self.own[layer]
+        done_k, done_v = own_k[:, :, first : self.step], own_v[:, :, :, first : self.step]
+        if rows_N is not None:
+            done_k, done_v = done_k.index_select(0, rows_N), done_v.index_select(0, rows_N)
+        (N, Hkv, steps, d), d_v = done_k.shape, done_v.shape[2]
+        room = own_k.shape[2] - first if room is None else room
+        grown_k, grown_v = done_k.new_empty(N, Hkv, room, d), done_v.new_empty(N, Hkv, d_v, room)
+        grown_k[:, :, :steps], grown_v[:, :, :, :steps] = done_k, done_v
+        return grown_k, grown_v
 
 
 def _together(x_N: Tensor) -> Tensor:
@@ -189,20 +174,11 @@ def _apart(x: Tensor, N: int) -> Tensor:
 
 
 def products(q: Tensor, k: Tensor) -> Tensor:
-    """Of each query with each key: [..., Q, d], [..., K, d] -> [..., Q, K]. One query is a matrix times a column,
-    which goes through the keys a fifth faster on a CPU than a row times their transpose."""
+    """Of each row with each row: [..., Q, d], [..., K, d] -> [..., Q, K]. One query is a matrix times a column, which
+    goes through the keys a fifth faster on a CPU than a row times their transpose."""
     if q.shape[-2] == 1:
         return (k @ q.transpose(-1, -2)).transpose(-1, -2)
     return q @ k.transpose(-1, -2)
-
-
-def below(kept: Tensor, more: Tensor) -> Tensor:
-    """Two stores of prompts [B, Hkv, L, d] as one, the shorter filled up on the right."""
-    longest = max(kept.shape[2], more.shape[2])
-    both = kept.new_zeros(len(kept) + len(more), kept.shape[1], longest, kept.shape[3])
-    both[: len(kept), :, : kept.shape[2]] = kept
-    both[len(kept) :, :, : more.shape[2]] = more
-    return both
 
 
 def with_rows(own: Tensor, count: int) -> Tensor:

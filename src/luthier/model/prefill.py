@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.base.nouns import Tokens
-from luthier.model.attention import ForestPlan, Store, using
+from luthier.model.attention import ForestPlan, using
+from luthier.model.kept import Kept
 from luthier.model.score import LanguageModel
 from luthier.model.virtual import NOTHING, Virtual, virtual_of
 from luthier.tokens.pack import forest, paths
 
 READ_TOKENS = 4096
 """Most tokens of prompts that are read at once."""
-
-
 LEAST_COMMON = 64
 """Fewer first tokens that all prompts have in common are read as often as there are prompts: it costs nothing."""
-
-
-class Read(NamedTuple):
-    """What reading some prompts left behind: each one's length and its last hidden state; every layer's keys and values
-    of the first tokens, which they have in common [1, Hkv, C, d], and of the others [B, Hkv, L, d], left-aligned."""
-
-    lengths_B: Tensor
-    hidden_BD: Tensor
-    common: Store
-    kept: Store
 
 
 def in_common(prompts: Sequence[Sequence[int]]) -> int:
@@ -55,48 +44,34 @@ def pieces(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
     yield start, len(prompts)
 
 
-def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]], shared: int = 0) -> Read:
-    """Reads some prompts, as one forest at a time; their first `shared` tokens are the same. Each forest's keys and
-    values go to their place at once, so that there are never two of them all."""
-    lengths: list[int] = []
-    hidden: list[Tensor] = []
-    common: Store = {}
-    kept: Store = {}
-    for start, stop in pieces(prompts):
-        found, read, paths_b, last_D = read_forest(lm, prompts[start:stop])
-        lengths += map(len, paths_b)
-        hidden.append(last_D)
-        first = found + shared if shared else 0
-        longest = found + max(map(len, prompts)) - first
-        for layer in list(read):
-            k, v = read.pop(layer)
-            if layer not in kept:
-                start_C = paths_b[0][:first]
-                common[layer] = (k[:, :, start_C].to(v.dtype), v[:, :, start_C])
-                # Values come in the arithmetic's own type; keys may not, where autocast let the rotation widen them.
-                kept[layer] = (
-                    v.new_empty(len(prompts), k.shape[1], longest, k.shape[3]),
-                    v.new_empty(len(prompts), v.shape[1], longest, v.shape[3]),
-                )
-            for b, path in enumerate(paths_b, start):
-                own = len(path) - first
-                for store, full in zip(kept[layer], (k, v), strict=True):
-                    store[b, :, :own] = full[0][:, path[first:]].to(v.dtype)
-                    store[b, :, own:] = 0  # never garbage: what is not seen is multiplied by 0
-    return Read(torch.tensor(lengths, device=lm.device), torch.cat(hidden), common, kept)
+def read_prompts(lm: LanguageModel, prompts: Sequence[Sequence[int]], shared: int, kept: Kept) -> Tensor:
+    """Reads some prompts, as one forest at a time, into `kept`; their first `shared` tokens are the same, and those of
+    all that stand there. Each one's last hidden state [B, D]."""
+    virtual = virtual_of(lm.module, lm.core)
+    lengths_b = torch.tensor([virtual.size + len(prompt) for prompt in prompts], device=lm.device)
+    first = kept.open(lengths_b, virtual.size + shared if shared else 0)
+    return torch.cat(
+        [read_forest(lm, prompts[start:stop], virtual, kept, first + start) for start, stop in pieces(prompts)]
+    )
 
 
-def read_forest(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[int, Store, list[Tensor], Tensor]:
-    """Reads some prompts as one forest: how many virtual keys stand before their tokens' own, every layer's keys and
-    values [1, Hkv, T, d], which of those each prompt sees, and its last hidden state [B, D]."""
-    device, virtual = lm.device, virtual_of(lm.module, lm.core)
-    batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(device))
-    kept: Store = {}
-    plan = ForestPlan(batch, keep=kept, prefix=virtual.prefix)
-    hidden_TD = forward(lm, plan, batch.ids_T, batch.pos_T, virtual)
-    prefix_K = torch.arange(plan.lead, device=device)  # its keys are kept in front of the tokens' own
-    path_B = [torch.cat([prefix_K, plan.lead + path]) for path in paths(batch)]
-    return len(path_B[0]) - len(prompts[0]), kept, path_B, hidden_TD[batch.last_N]
+def read_forest(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], virtual: Virtual, kept: Kept, first: int
+) -> Tensor:
+    """Reads some prompts as one forest into the slots from `first` on. Each one's last hidden state [B, D]."""
+    batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(lm.device))
+    plan = ForestPlan(batch, prefix=virtual.prefix)
+    prefix_K = torch.arange(plan.lead, device=lm.device)  # its keys stand in front of the tokens' own
+    paths_b = [torch.cat([prefix_K, plan.lead + path]) for path in paths(batch)]
+    common_C, own_b = paths_b[0][: kept.shared], [run_of(path[kept.shared :]) for path in paths_b]
+    plan.keep = lambda layer, k, v: kept.write(layer, k, v, common_C, own_b, first)
+    return forward(lm, plan, batch.ids_T, batch.pos_T, virtual)[batch.last_N]
+
+
+def run_of(path: Tensor) -> slice | Tensor:
+    """Indices as a slice where they are a run, which is no copy."""
+    start, stop = int(path[0]), int(path[-1]) + 1
+    return slice(start, stop) if stop - start == len(path) else path
 
 
 def forward(lm: LanguageModel, plan: Any, ids_T: Tensor, pos_T: Tensor, virtual: Virtual = NOTHING) -> Tensor:

@@ -25,9 +25,7 @@ from luthier.model.verify import room_of
 
 BLOCK = 128
 """Tokens of the vocabulary that are summed together when one is drawn."""
-DROP_BELOW = 5 / 6
-"""Share of the computed rows still growing at which the others are let go."""
-REFILL = 1 / 4
+REFILL = 1 / 8
 """Share of the rows that there is room for at which new ones are taken in."""
 
 
@@ -297,7 +295,7 @@ class Most(NamedTuple):
 
     def next(self, rows: Rows, start: int, live: Sequence[int]) -> int:
         """Up to which prompt, from `start` on, there is room beside the rows `live`; `start` where it is not worth the
-        while yet: taking rows in copies the others' keys."""
+        while yet: taking rows in copies what the others wrote."""
         stop, G = start, rows.samples
         lengths = [len(rows.prompts[b]) for b in {r // G for r in live}]
         longest, room = max(lengths, default=0), self.rows
@@ -336,8 +334,7 @@ def grow_forest(lm: LanguageModel, rows: Rows, ends: Tensor, most: Most, tell: C
                 told_B = over_B
                 tell(done)
             stop = most.next(rows, taken, rows.alive[going_N].tolist())
-            # Letting rows go copies the others' keys: worth it once some have ended.
-            if len(going_N) <= len(rows.alive) * DROP_BELOW or stop > taken or rows.crowded():
+            if plan.pays(len(going_N)) or stop > taken or rows.crowded():
                 going_N = plan.keep(going_N)
                 next_N = next_N[going_N]
                 rows.keep(going_N)

@@ -10,6 +10,8 @@ from luthier.model.kept import Kept
 
 FIRST_ROOM = 32
 """Tokens that a row's own keys have room for at first; doubled as they grow."""
+PAID_BACK = 5
+"""Steps in which letting rows go has to save what it costs."""
 
 
 class DecodePlan:
@@ -26,8 +28,8 @@ class DecodePlan:
         """Of each row its prompt, and the step at which it joined."""
         self.step = self.widest = 0
         self.own: Store = {}
-        """Layer -> keys [N, Hkv, steps, d], values [N, Hkv, d, steps] of the rows' own tokens; before a row joined,
-        zeros."""
+        """Layer -> keys, values of the rows' own tokens [N, Hkv, steps, d]; before a row joined, zeros. (Few of them:
+        values that lie as the prompts' do would be slower to go through, and to write.)"""
         self.hidden: dict[Allowed | None, Tensor | None] = {}
         self.place_N: Tensor | None = None
         """Where each row stands in the rectangle [B, widest] of prompts and their rows; None: they fill it."""
@@ -44,6 +46,12 @@ class DecodePlan:
         self.start_N = torch.cat([self.start_N, torch.full_like(fresh_N, self.step)])
         self._place()
 
+    def pays(self, going: int) -> bool:
+        """Whether going on with so many rows only is worth it: what the others read at each step is saved, what these
+        have written is read and written once."""
+        gone, prompt = len(self.prompt_N) - going, self.kept.shared + self.kept.longest
+        return gone * (prompt / self.samples + self.step) * PAID_BACK >= 2 * going * self.step
+
     def keep(self, rows_N: Tensor) -> Tensor:
         """Goes on with some of the rows only (indices); returns them in the order in which they stand from here on."""
         prompts_B, of_N = torch.unique(self.prompt_N[rows_N], return_inverse=True)
@@ -57,7 +65,7 @@ class DecodePlan:
         first = int(self.start_N.min())  # what only rows wrote that have gone is not kept
         # Layer by layer, so that at no time there are two of all.
         for layer in self.own:
-            self.own[layer] = self._resized(layer, rows_N, first)
+            self._resize(layer, rows_N, first)
         self.step, self.start_N = self.step - first, self.start_N - first
         self._place()
         return rows_N
@@ -90,7 +98,7 @@ class DecodePlan:
         C = common_k.shape[2]
         L = C + prompt_k.shape[2]
         # Queries of one key/value head together: [N, Hkv, H/Hkv, d]
-        q_N = q[0].to(v.dtype).transpose(0, 1).reshape(N, Hkv, H // Hkv, -1)
+        q_N = q[0].to(v.dtype).transpose(0, 1).contiguous().view(N, Hkv, H // Hkv, -1)
         on_prompt = self._rows(products(self._by_prompt(q_N), prompt_k))
         on_common = [_apart(products(_together(q_N), common_k), N)] if C else []
         score = torch.cat([*on_common, on_prompt, products(q_N, own_k)], dim=-1).float().mul_(extras.scale)
@@ -103,7 +111,7 @@ class DecodePlan:
             score = torch.cat([score, sinks], dim=-1)
         probs = torch.softmax(score, dim=-1).to(v.dtype)
         out = self._rows(products(self._by_prompt(probs[..., C:L]), prompt_v))
-        out = out + products(probs[..., L : L + own_v.shape[3]], own_v)
+        out = out + probs[..., L : L + own_v.shape[2]] @ own_v
         if C:
             out = out + _apart(products(_together(probs[..., :C]), common_v), N)
         return out.reshape(N, H, -1).transpose(0, 1)[None]
@@ -136,31 +144,35 @@ class DecodePlan:
         return self.hidden[allowed]
 
     def _grow(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows' own keys [N, Hkv, t, d] and values [N, Hkv, d, t], this step's included."""
+        """The rows' own keys and values [N, Hkv, t, d], this step's included."""
         if layer not in self.own:
             room = max(min(FIRST_ROOM, self.room), self.step + 1)
-            (_, Hkv, N, d), d_v = k.shape, v.shape[3]
-            self.own[layer] = (v.new_zeros(N, Hkv, room, d), v.new_zeros(N, Hkv, d_v, room))
+            self.own[layer] = (
+                k.new_zeros(k.shape[2], k.shape[1], room, k.shape[3]),
+                v.new_zeros(v.shape[2], v.shape[1], room, v.shape[3]),
+            )
         elif self.own[layer][0].shape[2] == self.step:
             # Rows that joined later go on where the others have all they may get.
-            room = max(min(2 * self.step, self.room), self.step + FIRST_ROOM)
-            self.own[layer] = self._resized(layer, None, 0, room)
+            self._resize(layer, None, 0, max(min(2 * self.step, self.room), self.step + FIRST_ROOM))
+        for store, new in zip(self.own[layer], (k, v), strict=True):
+            store[:, :, self.step] = new[0].transpose(0, 1)
         own_k, own_v = self.own[layer]
-        own_k[:, :, self.step], own_v[:, :, :, self.step] = k[0].transpose(0, 1), v[0].transpose(0, 1)
-        return own_k[:, :, : self.step + 1], own_v[:, :, :, : self.step + 1]
+        return own_k[:, :, : self.step + 1], own_v[:, :, : self.step + 1]
 
-    def _resized(self, layer: int, rows_N: Tensor | None, first: int, room: int | None = None) -> tuple[Tensor, Tensor]:
-        """Some rows of a layer's own keys and values from a step on, with room for `room` tokens; what was never
-        written is not copied."""
+    def _resize(self, layer: int, rows_N: Tensor | None, first: int, room: int | None = None) -> None:
+        """Goes on with some of the rows' own keys and values from a step on, with room for `room` tokens; what was
+        never written is not copied."""
+
+        def resized(store: Tensor) -> Tensor:
+            done = store[:, :, first : self.step]
+            done = done if rows_N is None else done.index_select(0, rows_N)
+            (N, Hkv, steps, d), kept = done.shape, store.shape[2] - first
+            grown = store.new_empty(N, Hkv, kept if room is None else room, d)
+            grown[:, :, :steps] = done
+            return grown
+
         own_k, own_v = self.own[layer]
-        done_k, done_v = own_k[:, :, first : self.step], own_v[:, :, :, first : self.step]
-        if rows_N is not None:
-            done_k, done_v = done_k.index_select(0, rows_N), done_v.index_select(0, rows_N)
-        (N, Hkv, steps, d), d_v = done_k.shape, done_v.shape[2]
-        room = own_k.shape[2] - first if room is None else room
-        grown_k, grown_v = done_k.new_empty(N, Hkv, room, d), done_v.new_empty(N, Hkv, d_v, room)
-        grown_k[:, :, :steps], grown_v[:, :, :, :steps] = done_k, done_v
-        return grown_k, grown_v
+        self.own[layer] = resized(own_k), resized(own_v)
 
 
 def _together(x_N: Tensor) -> Tensor:
@@ -175,7 +187,8 @@ def _apart(x: Tensor, N: int) -> Tensor:
 
 def products(q: Tensor, k: Tensor) -> Tensor:
     """Of each row with each row: [..., Q, d], [..., K, d] -> [..., Q, K]. One query is a matrix times a column, which
-    goes through the keys a fifth faster on a CPU than a row times their transpose."""
+    goes through the keys a fifth faster on a CPU than a row times their transpose, if it is the view of a row (a column
+    that is contiguous takes three times as long)."""
     if q.shape[-2] == 1:
         return (k @ q.transpose(-1, -2)).transpose(-1, -2)
     return q @ k.transpose(-1, -2)

@@ -18,7 +18,7 @@ from luthier.model.score import LanguageModel
 
 MOST_ROWS = 64
 """Most rows that grow together."""
-MOST_TOKENS = 24576
+MOST_TOKENS = 32768
 """Most tokens, read and written, whose keys and values are in memory at once."""
 
 

@@ -17,7 +17,7 @@ setup: .venv/.ready ## Create .venv and install luthier with its pinned dependen
 
 setup-dev: .venv/.ready-dev ## The same, and what the tests and checks need
 
-demo: setup ## Build a small aligned model from nothing, measure it and write its report (about 4 minutes)
+demo: setup ## Build a small aligned model from nothing, measure it and write its report (4 to 6 minutes)
 	@$(BIN)/luthier demo
 
 real: setup ## The same road on real data and a real model (needs ../shared/data)

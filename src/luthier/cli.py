@@ -265,7 +265,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another world and another model.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs"),
 ) -> None:
-    """Builds, aligns and measures a small model of a fictional world: about 4 minutes, no GPU, no network."""
+    """Builds, aligns and measures a small model of a fictional world: 4 to 6 minutes, no GPU, no network."""
     folder = out / "demo"
     print(DEMO.format(folder=folder))
     from luthier.base.files import new_folder, write_json

@@ -37,6 +37,7 @@ FOUND = [
     ("ip", "from 93.184.216.34 at night"),
     ("ip", "http://93.184.216.34/login"),
     ("ip", "2a00:1450:4001:82a::200e"),
+    ("key", "password: Corr#ct!Horse"),
     ("key", "AKIAIOSFODNN7EXAMPLQ"),
     ("key", "ghp_16C7e42F292c6912E7710c838347Ae178B4a"),
     ("key", "sk-proj-abcDEF0123456789abcDEF0123"),

@@ -38,8 +38,7 @@ def keys(text: str) -> Iterator[Finding]:
     for found in CREDENTIALS.finditer(text) if "@" in text and "://" in text else ():
         if found["secret"] not in {"password", "pass", "pwd", "token", "secret", "***", "xxx"}:
             yield Finding("key", found.start("login"), found.end("login"), found["login"])
-    wanted = hints.assigned(text) and ("@" in text or hints.digit(text))
-    for found in ASSIGNED.finditer(text) if wanted else ():
+    for found in ASSIGNED.finditer(text) if hints.assigned(text) else ():
         value = found["value"].rstrip(".,;:!?)]}\"'`")
         if is_random(value):
             yield Finding("key", found.start("value"), found.start("value") + len(value), value)

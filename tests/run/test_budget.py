@@ -203,7 +203,7 @@ def budget_world(folder, budget):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_whole_recipe_ends_in_time(tmp_path):
-    hours = 0.006
+    hours = 0.01
     path = budget_world(tmp_path, {"hours": hours})
     began = time.monotonic()
     run = run_small(path, tmp_path / "out")

@@ -84,8 +84,8 @@ def test_rows_that_end_make_room_for_others_and_change_nothing(kind, data):
     for r, group in enumerate(apart):
         for one, other in zip(group, found[r], strict=True):
             assert (one.ids, one.text, one.stopped) == (other.ids, other.text, other.stopped)
-            # Rounding: float32 in another order, up to 2.5e-5 here. A key too many changes the tokens.
-            np.testing.assert_allclose(one.logps, other.logps, atol=6e-5)
+            # Rounding: float32 in another order, up to 2.5e-5 in gpt_oss. A key too many changes the tokens.
+            np.testing.assert_allclose(one.logps, other.logps, atol=6e-5 if kind == "gpt_oss" else 2e-5)
 
 
 CACHED = {}

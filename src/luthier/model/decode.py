@@ -30,20 +30,18 @@ class DecodePlan:
         self.own: Store = {}
         """Layer -> keys, values of the rows' own tokens [N, Hkv, steps, d]; before a row joined, zeros. (Few of them:
         values that lie as the prompts' do would be slower to go through, and to write.)"""
-        self.hidden: dict[Allowed | None, Tensor | None] = {}
+        self.unseen: dict[Allowed | None, Tensor | None] = {}
         self.place_N: Tensor | None = None
         """Where each row stands in the rectangle [B, widest] of prompts and their rows; None: they fill it."""
 
     def admit(self, count: int) -> None:
         """The rows of the last so many prompts that are kept, after those that are there."""
-        all_B = torch.arange(len(self.kept), device=self.kept.lengths_B.device)
-        if count == len(self.kept):  # of rows that have all ended nothing is left
-            self.own, self.step, self.prompt_N, self.start_N = {}, 0, all_B[:0], all_B[:0]
-        fresh_N = all_B[-count:].repeat_interleave(self.samples)
+        fresh_b = torch.arange(len(self.kept) - count, len(self.kept), device=self.kept.lengths_B.device)
+        fresh_N = fresh_b.repeat_interleave(self.samples)
         for layer, (k, v) in self.own.items():
             self.own[layer] = (with_rows(k, len(fresh_N)), with_rows(v, len(fresh_N)))
-        self.prompt_N = torch.cat([self.prompt_N, fresh_N])
-        self.start_N = torch.cat([self.start_N, torch.full_like(fresh_N, self.step)])
+        self.prompt_N = torch.cat([self.prompt_N.to(fresh_N.device), fresh_N])
+        self.start_N = torch.cat([self.start_N.to(fresh_N.device), torch.full_like(fresh_N, self.step)])
         self._place()
 
     def pays(self, going: int) -> bool:
@@ -59,8 +57,8 @@ class DecodePlan:
         self.prompt_N, order_N = torch.sort(slot_B[of_N], stable=True)
         rows_N = rows_N[order_N]
         self.start_N = self.start_N[rows_N]
-        if len(rows_N) == 0:
-            self.own = {}
+        if len(rows_N) == 0:  # those that join later begin anew
+            self.own, self.step = {}, 0
             return rows_N
         first = int(self.start_N.min())  # what only rows wrote that have gone is not kept
         # Layer by layer, so that at no time there are two of all.
@@ -78,7 +76,7 @@ class DecodePlan:
         slot_N = torch.arange(len(self.prompt_N), device=counts_B.device) - first_B[self.prompt_N]
         full = len(self.prompt_N) == self.widest * len(self.kept)
         self.place_N = None if full else self.prompt_N * self.widest + slot_N
-        self.hidden = {}
+        self.unseen = {}
 
     def positions(self) -> Tensor:
         """The position of each row's next token [N]."""
@@ -87,7 +85,7 @@ class DecodePlan:
     def advance(self) -> None:
         """The token of this step is done in every layer."""
         self.step += 1
-        self.hidden = {}
+        self.unseen = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, allowed: Allowed | None, extras: Extras) -> Tensor:
         """See Plan; T is N here."""
@@ -104,8 +102,8 @@ class DecodePlan:
         score = torch.cat([*on_common, on_prompt, products(q_N, own_k)], dim=-1).float().mul_(extras.scale)
         if extras.softcap is not None:
             score = extras.softcap * torch.tanh(score / extras.softcap)
-        if (hidden := self._hidden(L, allowed)) is not None:
-            score.masked_fill_(hidden[:, None, None, :], float("-inf"))
+        if (unseen := self._unseen(L, allowed)) is not None:
+            score.masked_fill_(unseen[:, None, None, :], float("-inf"))
         if extras.sinks_H is not None:
             sinks = extras.sinks_H.view(1, Hkv, H // Hkv, 1).expand(N, -1, -1, 1).to(score.dtype)
             score = torch.cat([score, sinks], dim=-1)
@@ -130,18 +128,18 @@ class DecodePlan:
         x_N = x_B.view(B, Hkv, self.widest, -1, e).transpose(1, 2).reshape(B * self.widest, Hkv, -1, e)
         return x_N if self.place_N is None else x_N.index_select(0, self.place_N)
 
-    def _hidden(self, L: int, allowed: Allowed | None) -> Tensor | None:
+    def _unseen(self, L: int, allowed: Allowed | None) -> Tensor | None:
         """[N, L + t]: which of the prompt's and of its own keys a row does not see; None: it sees all. The same in
         every layer of a kind, so made once a step."""
-        if allowed not in self.hidden:
+        if allowed not in self.unseen:
             length_N1, start_N1 = self.kept.lengths_B[self.prompt_N, None], self.start_N[:, None]
             column, own = (torch.arange(n, device=length_N1.device) for n in (L, self.step + 1))
-            hidden = torch.cat([column >= length_N1, own < start_N1], dim=1)
+            unseen = torch.cat([column >= length_N1, own < start_N1], dim=1)
             if allowed is not None:
                 k_pos = torch.cat([column.expand(len(length_N1), L), length_N1 + own - start_N1], dim=1)
-                hidden = hidden | ~allowed(length_N1 + self.step - start_N1, k_pos)
-            self.hidden[allowed] = hidden if bool(hidden.any()) else None
-        return self.hidden[allowed]
+                unseen = unseen | ~allowed(length_N1 + self.step - start_N1, k_pos)
+            self.unseen[allowed] = unseen if bool(unseen.any()) else None
+        return self.unseen[allowed]
 
     def _grow(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The rows' own keys and values [N, Hkv, t, d], this step's included."""

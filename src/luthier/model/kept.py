@@ -69,8 +69,8 @@ class Kept:
         order_b[holes] = moving
         self.lengths_B = self.lengths_B[order_b]
         self._measure()
-        for k, v in self.store.values():
-            for store in (k, v) if len(moving) else ():
+        for both in self.store.values():
+            for store in both:
                 store[holes] = store[moving]
         return order_b
 

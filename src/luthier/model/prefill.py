@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,11 +61,12 @@ def read_forest(
 ) -> Tensor:
     """Reads some prompts as one forest into the slots from `first` on. Each one's last hidden state [B, D]."""
     batch = virtual.above(forest([Tokens(tuple(p), (0.0,) * len(p), "") for p in prompts]).to(lm.device))
-    plan = ForestPlan(batch, prefix=virtual.prefix)
-    prefix_K = torch.arange(plan.lead, device=lm.device)  # its keys stand in front of the tokens' own
-    paths_b = [torch.cat([prefix_K, plan.lead + path]) for path in paths(batch)]
+    lead = virtual.size - virtual.embedded
+    prefix_K = torch.arange(lead, device=lm.device)  # its keys stand in front of the tokens' own
+    paths_b = [torch.cat([prefix_K, lead + path]) for path in paths(batch)]
     common_C, own_b = paths_b[0][: kept.shared], [run_of(path[kept.shared :]) for path in paths_b]
-    plan.keep = lambda layer, k, v: kept.write(layer, k, v, common_C, own_b, first)
+    keep = partial(kept.write, common_C=common_C, own_b=own_b, first=first)
+    plan = ForestPlan(batch, keep, virtual.prefix)
     return forward(lm, plan, batch.ids_T, batch.pos_T, virtual)[batch.last_N]
 
 

@@ -15,8 +15,9 @@ from luthier.base.events import EventLog
 from luthier.base.nouns import Chat, Tokens
 from luthier.base.pages import keep_freed_pages
 from luthier.base.tuning import Lora, Training
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
 from luthier.model.adapt import add_adapter, trainable
+from luthier.model.draw import Sampling
 from luthier.model.heads import scalar_head, sequence_scores
 from luthier.model.load import wrap
 from luthier.model.score import LanguageModel, score

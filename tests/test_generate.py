@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from architectures import FOREST, ROWS, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
-from luthier.generate import Sampling, Stops, choose, sample
-from luthier.model.prefill import LEAST_COMMON, in_common
+from luthier.generate import Stops, sample
+from luthier.model.drafts import Drafts
+from luthier.model.draw import Sampling, choose
+from luthier.model.prefill import LEAST_COMMON, forward, in_common
 from luthier.model.score import score
 from luthier.model.verify import choose_layout, context_of
 from luthier.tokens.pack import forest
@@ -62,7 +65,8 @@ def test_a_row_does_not_depend_on_its_neighbours(kind):
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_rows_that_end_make_room_for_others_and_change_nothing(kind, data):
-    """However many grow at once, and whenever they end or meet a stop: each row's tokens are those it has alone."""
+    """However many grow at once, whenever they end or meet a stop, and whatever is drafted, right or wrong: each row's
+    tokens are those it has without drafts, beside all others."""
     lm, _ = CACHED.setdefault(kind, choose_layout(tiny(kind)))
     prompts = data.draw(st.lists(st.lists(st.integers(3, 90), min_size=1, max_size=30), min_size=1, max_size=9))
     begin = range(5, data.draw(st.sampled_from([5, 8, 80])))
@@ -73,14 +77,23 @@ def test_rows_that_end_make_room_for_others_and_change_nothing(kind, data):
     ends = list(range(3, 3 + data.draw(st.integers(0, 12))))
     stops = data.draw(st.sampled_from([(), ("7",), ("40 ", "1 2")]))
     most, tokens = data.draw(st.integers(1, 12)), data.draw(st.sampled_from([None, 60, 200]))
+    with patch("luthier.generate.in_common", return_value=0), patch.object(Drafts, "of", lambda *_: []):
+        apart = sample(lm, prompts, how, ends, decode, G, 10**6, stops=stops)
+    chance, spoilt = np.random.default_rng(seed), data.draw(st.sampled_from([None, 0.0, 0.3, 1.0]))
+
+    def partly_right(self, row, room, rows):
+        text = self.rows[row]
+        written = len(text.ids) - len(text.prompt.ids)
+        right = apart[row // G][row % G].ids[written : written + min(room, chance.integers(6))]
+        return [int(chance.integers(90)) if chance.random() < spoilt else token for token in right]
+
     told, counted = [], []
-    found = sample(
-        lm, prompts, how, ends, decode, G, most, counted.append, stops, tokens, lambda done: told.extend(done)
-    )
+    with nullcontext() if spoilt is None else patch.object(Drafts, "of", partly_right):
+        found = sample(
+            lm, prompts, how, ends, decode, G, most, counted.append, stops, tokens, lambda done: told.extend(done)
+        )
     assert dict(told) == dict(enumerate(found)) and len(told) == len(prompts)
     assert counted[-1] == len(prompts) * G and counted == sorted(counted)
-    with patch("luthier.generate.in_common", return_value=0):
-        apart = sample(lm, prompts, how, ends, decode, G, 10**6, stops=stops)
     for r, group in enumerate(apart):
         for one, other in zip(group, found[r], strict=True):
             assert (one.ids, one.text, one.stopped) == (other.ids, other.text, other.stopped)
@@ -89,6 +102,47 @@ def test_rows_that_end_make_room_for_others_and_change_nothing(kind, data):
 
 
 CACHED = {}
+
+
+@pytest.mark.parametrize("kind", FOREST)
+def test_drafts_change_no_text_and_save_steps(kind):
+    """What each row, or each second one, is about to write is drafted, every fifth token of it wrong."""
+    lm, _ = choose_layout(tiny(kind))
+    how, steps = Sampling(max_new_tokens=40, seed=5), []
+    with patch("luthier.generate.forward", lambda *given: steps.append(1) or forward(*given)):
+        with patch.object(Drafts, "of", lambda *_: []):
+            plain = sample(lm, PROMPTS, how, [2], decode, samples=2)
+        for part in (1, 2):
+            without = len(steps)
+
+            def foreseen(self, row, room, rows, part=part):
+                text = self.rows[row]
+                written = len(text.ids) - len(text.prompt.ids)
+                draft = plain[row // 2][row % 2].ids[written : written + min(room, 7)]
+                return [token if (written + n) % 5 else 7 for n, token in enumerate(draft)] if row % part == 0 else []
+
+            steps.clear()
+            with patch.object(Drafts, "of", foreseen):
+                drafted = sample(lm, PROMPTS, how, [2], decode, samples=2)
+            assert part == 2 or len(steps) < without / 2
+            assert [[one.ids for one in group] for group in drafted] == [[one.ids for one in group] for group in plain]
+            for group, other in zip(drafted, plain, strict=True):
+                for one, two in zip(group, other, strict=True):
+                    np.testing.assert_allclose(one.logps, two.logps, atol=1e-4)
+
+
+def test_a_text_that_repeats_itself_takes_fewer_steps():
+    """A model that looks at its last token only goes in a circle soon: of 119 steps a third is left at most."""
+    model = tiny("llama")
+    for layer in model.model.layers:
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            torch.nn.init.zeros_(linear.weight)
+    lm, _ = choose_layout(model)
+    steps = []
+    with patch("luthier.generate.forward", lambda *given: steps.append(1) or forward(*given)):
+        ((one,),) = sample(lm, PROMPTS[:1], Sampling(max_new_tokens=120, temperature=0), [], decode)
+    assert len(one.ids) == 120 and len(set(one.ids)) < 30
+    assert len(steps) < 40
 
 
 def test_what_prompts_have_in_common():

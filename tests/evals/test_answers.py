@@ -8,7 +8,7 @@ from luthier.base.nouns import Chat, Message
 from luthier.base.recipe import Fresh
 from luthier.base.values import contains
 from luthier.evals.answers import Answer, answer_all, wins
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import fresh_model
 from luthier.model.verify import choose_layout, library_attention
 from luthier.tokens.render import Renderer

@@ -12,7 +12,8 @@ from architectures import tiny
 from luthier.base.lines import read_lines
 from luthier.evals.completions import Completion, before_stop, complete
 from luthier.evals.engine import Answers, Request, Watch, batches, loglikelihoods
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.verify import choose_layout, library_attention
 from luthier.tokens.pack import scored_forest
 

@@ -18,10 +18,11 @@ from architectures import COMMON, FOREST, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.base.tuning import Bottleneck, Lora
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
 from luthier.model.adapt import add_adapter, load_adapter, merged, only, restore_adapter, save_adapter, trainable
 from luthier.model.bottleneck import places
 from luthier.model.carried import carry, kinds, load_carried, save_carried
+from luthier.model.draw import Sampling
 from luthier.model.load import save_model
 from luthier.model.score import logits_of, score, states
 from luthier.model.verify import choose_layout, probe_sequences

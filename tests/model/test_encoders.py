@@ -14,11 +14,12 @@ from luthier.base.errors import RunError, UserError
 from luthier.base.nouns import Tokens
 from luthier.base.recipe import Base, Fresh
 from luthier.base.tuning import Bottleneck, Ia3, Lora, Masking
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
 from luthier.model import score as scoring
 from luthier.model.adapt import add_adapter, merged, trainable
 from luthier.model.attention import Extras
 from luthier.model.bidirectional import BothSidesPlan
+from luthier.model.draw import Sampling
 from luthier.model.load import fresh_model, load_folder, load_model, save_model, wrap
 from luthier.model.score import score
 from luthier.model.verify import choose_layout, own_fillings, probe_rows, probe_sequences

@@ -54,7 +54,7 @@ def test_every_prompt_finds_its_own_and_nothing_but_zeros_behind_it(steps, share
                 assert kept.lengths_B[slot] == n + shared
                 assert torch.equal(k[slot, :, :n], one[layer][0]) and torch.equal(v[slot, :, :, :n].mT, one[layer][1])
                 assert not k[slot, :, n:].any() and not v[slot, :, :, n:].any()
-            assert k.shape[2] == v.shape[3] == max(one[layer][0].shape[1] for one in plain)
+            assert k.shape[2] == max(one[layer][0].shape[1] for one in plain) <= v.shape[3]
             assert torch.equal(kept.common[layer][0][0], common[layer][0])
             assert torch.equal(kept.common[layer][1][0].mT, common[layer][1])
 

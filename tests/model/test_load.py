@@ -15,7 +15,8 @@ from architectures import tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Text, Tokens
 from luthier.base.recipe import Base, Fresh
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.load import compute_dtype, fresh_model, load_folder, load_model, save_model
 from luthier.model.score import score
 from luthier.model.verify import own_forward, probe_sequences

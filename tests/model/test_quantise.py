@@ -18,9 +18,10 @@ from architectures import COMMON, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.base.tuning import Bottleneck, Ia3, Lora, Quantize
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
 from luthier.model import quantise
 from luthier.model.adapt import add_adapter, load_adapter, merged, only, save_adapter, trainable
+from luthier.model.draw import Sampling
 from luthier.model.load import load_folder, wrap
 from luthier.model.quantise import dequantise, held_as, held_bytes, is_quantised, layers, loading, numbers, weight_of
 from luthier.model.score import score

@@ -15,7 +15,7 @@ from architectures import COMMON, GPT, tiny
 from luthier.base.errors import UserError
 from luthier.base.nouns import Tokens
 from luthier.base.tuning import Bottleneck, Lora, PrefixTuning, PromptTuning, PTuning
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
 from luthier.model.adapt import (
     add_adapter,
     checkpoint_adapter,
@@ -28,6 +28,7 @@ from luthier.model.adapt import (
 )
 from luthier.model.attention import ForestPlan
 from luthier.model.carried import carry, kinds
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded, load_folder, save_model
 from luthier.model.score import logits_of, score, states
 from luthier.model.verify import LoadCheck, choose_layout, library_attention, probe_sequences

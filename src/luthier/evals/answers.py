@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from luthier.base.nouns import Chat, Message, Rater, Sample
 from luthier.base.values import contains
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.score import LanguageModel
 from luthier.model.verify import room_of
 from luthier.tokens.render import Renderer

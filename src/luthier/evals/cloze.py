@@ -10,7 +10,8 @@ import torch
 from luthier.base.nouns import Chat
 from luthier.base.sentences import sentences
 from luthier.base.values import contains
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.score import LanguageModel, score, sequence_sums
 from luthier.model.verify import room_of
 from luthier.tokens.pack import forest, split_by_tokens

@@ -13,7 +13,8 @@ import numpy as np
 
 from luthier.base.nouns import Sample
 from luthier.evals.engine import Answers, Watch, Work
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.score import LanguageModel
 
 MOST_ROWS = 64

@@ -18,7 +18,7 @@ import numpy as np
 from luthier.base.errors import UserError
 from luthier.evals.completions import Completion, complete
 from luthier.evals.engine import BATCH_TOKENS, Answers, Request, Watch, loglikelihoods
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded
 from luthier.model.verify import room_of
 

@@ -32,9 +32,10 @@ class Kept:
         return len(self.lengths_B)
 
     def of(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys [B, Hkv, L, d], values [B, Hkv, d, L] of all that the prompts have not in common."""
+        """Keys [B, Hkv, L, d] of all that the prompts have not in common, and their values with zeros behind them
+        [B, Hkv, d, M]."""
         k, v = self.store[layer]
-        return k[: len(self), :, : self.longest], v[: len(self), :, :, : self.longest]
+        return k[: len(self), :, : self.longest], v[: len(self)]
 
     def open(self, lengths_b: Tensor, shared: int) -> int:
         """Slots for more prompts of these lengths, `shared` tokens of which all have in common; the first of them."""

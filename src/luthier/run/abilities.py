@@ -27,7 +27,7 @@ from luthier.evals.consistency import Agreement, agreement, paraphrase
 from luthier.evals.formats import regex_check, schema_check
 from luthier.evals.intervals import bounded_mean, mean_normal, wilson
 from luthier.evals.manners import Follows, manners
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded
 from luthier.run.context import Context, ModelRef, asked_prompts, measured_rows, probe_prompts, renderer_of
 from luthier.run.subjects import Asking, open_subject

@@ -16,7 +16,8 @@ from luthier.base.events import EventLog
 from luthier.base.nouns import Chat, Message, Sample
 from luthier.data.dataset import write_rejected
 from luthier.evals.intervals import Figure, bootstrap_mean, paired_bootstrap, wilson
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded
 from luthier.run.context import Context, ModelRef, asked_prompts, renderer_of
 from luthier.run.fitting import MICROBATCH_TOKENS

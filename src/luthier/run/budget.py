@@ -25,7 +25,8 @@ from luthier.base.recipe import Stage, Supervised
 from luthier.base.tuning import Training
 from luthier.data.dataset import Dataset
 from luthier.evals.loss import losses
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.run.context import Context, measured_rows
 from luthier.run.learner import Learner
 from luthier.run.memo import StageFolder

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from luthier.base.nouns import Chat, Example, Message, Text
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded
 from luthier.run.subjects import Local, Nats
 

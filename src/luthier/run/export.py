@@ -21,9 +21,10 @@ from luthier.base.files import disk_errors, new_folder, read_json, write_json, w
 from luthier.base.nouns import Message, Tokens
 from luthier.base.recipe import Recipe
 from luthier.base.tuning import Quantize
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
 from luthier.model.adapt import load_adapter, takes
 from luthier.model.carried import kinds
+from luthier.model.draw import Sampling
 from luthier.model.gguf import Bits, read_gguf, refusal, require_gguf, rounded, write_gguf
 from luthier.model.load import Loaded, load_folder, load_model, wrap
 from luthier.model.score import score

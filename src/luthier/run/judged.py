@@ -21,7 +21,7 @@ from luthier.base.rubric_file import rubric_of
 from luthier.evals.endpoint import Endpoint, endpoint_of, key_for
 from luthier.evals.intervals import bootstrap_mean
 from luthier.evals.judge import Duel, Examined, Judged, bias_of, examine, judge
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.run.asked import remembering
 from luthier.run.context import Context, asked_prompts, measured_rows
 from luthier.run.judged_words import judge_lines

@@ -24,7 +24,7 @@ from luthier.evals.calibration import calibration
 from luthier.evals.choices import fitting, pick_options
 from luthier.evals.intervals import bootstrap_mean, bootstrap_ratio, wilson
 from luthier.evals.loss import losses
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded, add_chat_template
 from luthier.run import abilities
 from luthier.run.attribution import attribution

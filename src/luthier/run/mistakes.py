@@ -19,7 +19,7 @@ from luthier.evals.answers import answer_all
 from luthier.evals.intervals import wilson
 from luthier.evals.mistakes import Facts, How, judge, prepare
 from luthier.evals.retrieval import Index
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded
 from luthier.run.context import Context, ModelRef, probe_prompts, renderer_of
 

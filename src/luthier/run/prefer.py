@@ -17,7 +17,8 @@ from luthier.base.files import hash_of
 from luthier.base.nouns import Chat, Pair, Rater
 from luthier.base.seeds import seed_for
 from luthier.data.dataset import Dataset, write_rejected
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.run.context import Context, asked_prompts, renderer_of
 from luthier.run.memo import StageFolder
 from luthier.run.pairs import pairs_in, write_pairs

@@ -16,9 +16,10 @@ from luthier.base.files import new_folder, write_jsonl
 from luthier.base.nouns import Chat, Tokens
 from luthier.evals.answers import Answer, answer_all
 from luthier.evals.masked import fillings
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
 from luthier.model.adapt import merged, save_adapter
 from luthier.model.carried import kinds
+from luthier.model.draw import Sampling
 from luthier.model.load import load_folder, save_model
 from luthier.model.quantise import settle
 from luthier.model.score import LanguageModel, score

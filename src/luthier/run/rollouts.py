@@ -11,8 +11,8 @@ import torch
 from luthier.base.events import EventLog
 from luthier.base.nouns import Chat
 from luthier.evals.answers import answer_all
-from luthier.generate import Sampling
 from luthier.model.adapt import only
+from luthier.model.draw import Sampling
 from luthier.model.roles import Role
 from luthier.run.context import Context, ModelRef
 from luthier.run.learner import Learner

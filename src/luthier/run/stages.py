@@ -24,7 +24,8 @@ from luthier.base.recipe import Pretrain, Recipe, Sft, Stage
 from luthier.base.synthesis import Synthesise
 from luthier.base.tuning import Training
 from luthier.data.dataset import Dataset, put_aside
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.load import add_chat_template, compute_dtype, load_folder, save_model
 from luthier.run.benchmarked import check_rows
 from luthier.run.best_of import draw_best

@@ -25,7 +25,7 @@ from luthier.base.seeds import seed_for
 from luthier.evals.answers import answer_all
 from luthier.evals.endpoint import Endpoint, endpoint_of
 from luthier.evals.loss import losses
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded, compute_dtype, load_folder, load_model
 from luthier.model.verify import room_of
 from luthier.run.context import renderer_of

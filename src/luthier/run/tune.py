@@ -16,7 +16,8 @@ from luthier.data.dataset import Dataset, at_hand, leaked, write_rejected
 from luthier.evals.answers import answer_all
 from luthier.evals.intervals import bootstrap_ratio
 from luthier.evals.loss import losses
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.score import LanguageModel, score
 from luthier.objectives import nll
 from luthier.run.context import Context, all_threads, chats, measured_rows

@@ -13,7 +13,7 @@ from luthier.base.nouns import Ask
 from luthier.base.synthesis import Synthesise
 from luthier.data.synthesis.means import Draw
 from luthier.evals.endpoint import Endpoint, endpoint_of, is_here
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.load import Loaded
 from luthier.run.asked import remembering
 from luthier.run.context import Context

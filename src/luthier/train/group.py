@@ -18,7 +18,8 @@ from luthier.base.alignment import Grpo
 from luthier.base.errors import RunError
 from luthier.base.nouns import Chat, Sample, Tokens
 from luthier.base.seeds import seed_for
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.roles import Role, evaluating, steady
 from luthier.model.score import LanguageModel, score
 from luthier.objectives import group_advantages, group_policy, kl_estimate

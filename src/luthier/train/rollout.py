@@ -18,7 +18,8 @@ from luthier.base.alignment import Ppo
 from luthier.base.errors import RunError
 from luthier.base.nouns import Sample, Tokens
 from luthier.base.seeds import seed_for
-from luthier.generate import Sampling, sample
+from luthier.generate import sample
+from luthier.model.draw import Sampling
 from luthier.model.roles import Roles, evaluating, steady
 from luthier.model.score import head, states
 from luthier.objectives import adapt_kl, clipped_policy, clipped_value, gae, kl_estimate, whiten

@@ -31,7 +31,7 @@ from luthier.evals.answers import answer_all
 from luthier.evals.passages import Passage, passages
 from luthier.evals.retrieval import Index
 from luthier.evals.wording import token_f1
-from luthier.generate import Sampling
+from luthier.model.draw import Sampling
 from luthier.model.embed import load_embedder
 from luthier.model.load import Loaded
 from luthier.run.against.ways_prompts import Prompted, bare, fits_in, framed, with_examples, with_passages

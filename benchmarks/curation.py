@@ -45,7 +45,8 @@ data:
   some: {{path: some.jsonl, format: messages, heldout: 0, max_rejected: 0.2}}
   asked: {{path: asked.jsonl, format: messages, heldout: 0}}
 stages:
-{pretrain}  - {{kind: curate, name: chosen, data: mixed, keep: {keep}, heldout: 0, support: corpus, against: [asked]}}
+{pretrain}  - {{kind: curate, name: chosen, data: mixed, keep: {keep}, better: 0.5, heldout: 0, support: corpus,
+     against: [asked]}}
   - {{kind: sft, name: all, init: pretrain, data: mixed, {how}}}
   - {{kind: sft, name: random, init: pretrain, data: some, {how}}}
   - {{kind: sft, name: curated, init: pretrain, data: chosen, {how}}}
@@ -60,13 +61,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("/tmp/curation"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     quiet(downloads=False)
     seeds, keep = (1, 200) if given.small else (given.seeds, KEEP)
     right: Counter[str] = Counter()
     asked, found, planted = 0, Counter[str](), Counter[str]()
-    for seed in range(seeds):
+    for seed in range(given.first, given.first + seeds):
         run, labels = one_seed(given.out, seed, keep, given.small)
         for name, figure in read_json(run / "report.json")["metrics"]["right"].items():
             right[name] += round(figure["value"] * figure["n"])

@@ -169,6 +169,8 @@ def test_shares_hold_of_what_is_chosen_and_no_more_could_be(case, how):
     assert total == max(len(some) for some in sets if len(some) <= case["keep"] and right(some))
     kept = choose(rows(len(sources), 4, 0), np.ones(len(sources)), total, how, limits=limits)
     assert len(kept) < total or right(kept)
+    better = choose(rows(len(sources), 4, 0), np.ones(len(sources)), total, how, better=0.3, limits=limits)
+    assert better == kept or (len(better) == total and right(better))
 
 
 def test_a_source_is_capped_as_a_share_of_what_is_chosen():
@@ -205,6 +207,16 @@ def test_a_pool_and_a_sample_choose_nearly_as_well_as_all(monkeypatch):
     assert served(vectors, quality, part) > 0.97 * served(vectors, quality, whole)
     rare = Limit("rare", np.arange(3_000) % 1_000 == 7, least=3)
     assert rare.members_N[choose(vectors, quality * (1 - rare.members_N), 60, limits=[rare])].sum() == 3
+
+
+@pytest.mark.parametrize("how", ["facility", "k-centre"])
+def test_only_the_better_rows_of_each_topic_where_that_is_asked_for(how):
+    """40 topics of 50 rows, half of each bad: by default rare bad ones are chosen too; of the better half, none."""
+    vectors, quality = rows(2_000, 64, 5, centres=40), np.where(np.arange(2_000) // 40 % 2, 0.7, 0.6)
+    assert how == "facility" or (quality[choose(vectors, quality, 400, how)] == 0.6).any()
+    some = choose(vectors, quality, 400, how, better=0.45)
+    assert len(some) == 400 and (quality[some] == 0.7).mean() > 0.99
+    assert len(choose(vectors, quality, 1_500, how, better=0.45)) == 1_500  # where more are to be kept, more may be
 
 
 def test_topics_are_found_where_there_are_some():

@@ -32,6 +32,9 @@ class Curate(Strict):
     how: Literal["facility", "k-centre"] = "facility"
     """How they are chosen: facility covers what there is much of first, and well (facility location); k-centre spreads
     to the rare and the far too."""
+    better: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of each topic's rows that may be chosen, the best by quality: 0.5 for data that is half junk. By default
+    rare rows are chosen too, for all that they are of less quality. Where `keep` or a share needs more, more may be."""
     near: Annotated[float, Gt(0), Le(1)] | None = 0.8
     """Jaccard similarity from which two rows are near duplicates, of which the best is kept; null: exact ones only."""
     embeddings: str | None = None

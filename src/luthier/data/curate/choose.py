@@ -11,6 +11,7 @@ goes to the rare and the far, where facility location goes to the crowds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -38,41 +39,47 @@ def choose(
     keep: int,
     how: How = "facility",
     *,
+    better: float = 1.0,
     limits: Sequence[Limit] = (),
     seed: int = 0,
 ) -> list[int]:
     """The numbers of `keep` rows in order of choice: what the first ten of them are does not depend on `keep`, but for
     limits that are shares of it. Fewer, where there are fewer rows or the limits forbid more.
 
-    vectors_ND: float32, rows of length 1; quality_N: 0..1. Up to about 12,000 rows all pairs count; beyond that the
-    candidates and the rows to be served are picked first, as `MOST_CANDIDATES` and `MOST_PAIRS` say. Equal gains go to
-    the earlier row. Raises ValueError for arguments that do not fit each other.
+    vectors_ND: float32, rows of length 1; quality_N: 0..1; `better`: the share of each topic's rows, the best of them,
+    that may be chosen (more, where `keep` or a limit needs them). Up to about 12,000 rows all pairs count; beyond that
+    the candidates and the rows to be served are picked first, as `MOST_CANDIDATES` and `MOST_PAIRS` say. Equal gains go
+    to the earlier row. Raises ValueError for arguments that do not fit each other.
     """
     if len(vectors_ND) != len(quality_N) or keep < 0 or any(len(limit.members_N) != len(quality_N) for limit in limits):
         raise ValueError(f"{len(vectors_ND)} vectors, {len(quality_N)} qualities, keep {keep}: these do not fit")
     vectors_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
     weight_N = np.clip(np.asarray(quality_N, dtype=np.float32), 1e-6, 1) ** np.float32(QUALITY_POWER)
     room = Room(limits, keep, len(vectors_ND))
-    if how == "k-centre":
-        return list(_k_centre(vectors_ND, weight_N, room))
-    return list(_facility(vectors_ND, weight_N, room, seed))
+    made = _k_centre if how == "k-centre" else _facility
+    picked = list(made(vectors_ND, weight_N, room, better, seed))
+    if better < 1 and room.open() is not None:  # limits that overlap leave too few good rows
+        return choose(vectors_ND, quality_N, keep, how, limits=limits, seed=seed)
+    return picked
 
 
-def _k_centre(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room) -> Iterator[int]:
+def _k_centre(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, better: float, seed: int) -> Iterator[int]:
     """The best row first, then each time the one farthest from all kept ones, its distance times its weight."""
     distance_N = np.full(len(vectors_ND), np.float32(1))
-    while (open_N := room.open()) is not None:
-        row = int(np.where(open_N, distance_N * weight_N, -1).argmax())
+    may_N = np.zeros(len(vectors_ND), dtype=bool)
+    may_N[_candidates(vectors_ND, weight_N, room, len(vectors_ND), better, seed)] = True
+    while (open_N := room.open()) is not None and (open_N & may_N).any():
+        row = int(np.where(open_N & may_N, distance_N * weight_N, -1).argmax())
         room.take(row)
         yield row
         apart_N = np.sqrt(np.maximum(2 - 2 * (vectors_ND @ vectors_ND[row]), 0))
         distance_N = apart_N if room.taken == 1 else np.minimum(distance_N, apart_N)
 
 
-def _facility(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, seed: int) -> Iterator[int]:
+def _facility(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, better: float, seed: int) -> Iterator[int]:
     """Lazy greedy (Minoux 1978): gains only shrink as rows are kept, so an old gain is a bound, and only rows whose
     bound is highest are looked at anew. The choice is that of plain greedy."""
-    candidate_C = _candidates(vectors_ND, weight_N, room, seed)
+    candidate_C = _candidates(vectors_ND, weight_N, room, max(MOST_CANDIDATES, 4 * room.keep), better, seed)
     served_R = _served(len(vectors_ND), len(candidate_C), seed)
     worth_CR = _worths(vectors_ND, weight_N, candidate_C, served_R)
     best_R = np.zeros(len(served_R), dtype=np.float32)
@@ -114,10 +121,13 @@ def _products(worth_CR: np.ndarray, weight_R: np.ndarray) -> np.ndarray:
     return np.array([row @ weight_R for row in worth_CR], dtype=np.float64)
 
 
-def _candidates(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, seed: int) -> np.ndarray:
-    """The rows that may be chosen, in order: all, or of each topic (and each limit's rows) the best."""
-    most = max(MOST_CANDIDATES, 4 * room.keep)
+def _candidates(
+    vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, most: int, better: float, seed: int
+) -> np.ndarray:
+    """The rows that may be chosen, in order: all, or of each topic (and each limit's rows) the best: at most `most` of
+    them, and the share `better`, but as many as are to be kept."""
     rows = np.flatnonzero(room.possible())
+    most = max(room.keep, min(most, math.ceil(better * len(rows))))
     if len(rows) <= most:
         return rows
     topic = topics_of(vectors_ND[rows], max(16, round(len(rows) ** 0.5)), seed)
@@ -133,7 +143,8 @@ def _candidates(vectors_ND: np.ndarray, weight_N: np.ndarray, room: Room, seed: 
         others = 0 if limit.most is None else max(0, room.keep - limit.most)
         for own, least in ((limit.members_N[rows], limit.least), (~limit.members_N[rows], others)):
             some = np.flatnonzero(own)
-            taken[some[np.argsort(share[some], kind="stable")[: 4 * least]]] = True
+            wanted = max(least, min(4 * least, math.ceil(better * len(some))))
+            taken[some[np.argsort(share[some], kind="stable")[:wanted]]] = True
     return rows[taken]
 
 

@@ -339,7 +339,9 @@ def chosen(
         total, limits = allowed(names, written_N, total, how.at_least, how.at_most, how.max_generated)
         if total == len(fit):
             return list(fit)
-        picked = choose(vectors_ND[at_N], quality_N[at_N], total, how.how, limits=limits, seed=given.seed)
+        picked = choose(
+            vectors_ND[at_N], quality_N[at_N], total, how.how, better=how.better, limits=limits, seed=given.seed
+        )
         if len(picked) == total:
             break
         total = len(picked)

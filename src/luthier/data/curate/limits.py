@@ -25,7 +25,7 @@ def generated_limit(generated_N: np.ndarray, most_frac: float, keep: int) -> Lim
     real rows and a share of f, f/(1-f)·R generated ones are the most."""
     generated_N = np.asarray(generated_N, dtype=bool)
     most = math.floor(most_frac * min(keep, len(generated_N)) + 1e-9)
-    if most_frac < 1:
+    if 1 - most_frac > 1e-9:
         most = min(most, math.floor(most_frac / (1 - most_frac) * int((~generated_N).sum()) + 1e-9))
     return Limit("generated", generated_N, 0, most)
 

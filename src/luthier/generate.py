@@ -1,7 +1,7 @@
 """The sampler. A prompt is read once, its keys are shared by its samples, and every row has its own randomness.
 
 What it samples from is exactly what `score` scores: no hidden top-k, no suppressed end token. Greedy output equals
-transformers' `generate` token for token.
+transformers' `generate` token for token. Drafts (see `model/drafts.py`) make it fewer steps and no other text.
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ class Rows:
             taken += 1
         if taken:
             self.drafts.add(r, tokens[:taken])
+            if row.over:
+                self.drafts.end(r)
 
     def unfinished(self) -> list[int]:
         """Indices, among the live rows, of those that go on."""

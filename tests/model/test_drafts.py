@@ -8,14 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.model import drafts as module
-from luthier.model.drafts import LONGEST, STEP, Drafts, Prompt
+from luthier.model.drafts import LONGEST, SEVERAL, STEP, Drafts, Prompt
 
 FEW_TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=30)
 
 
-def last_place(ids, pair, places):
-    """The place after the last such pair, of some places."""
-    return next((at for at in reversed(places) if at >= 2 and tuple(ids[at - 2 : at]) == pair), None)
+def places_of(ids, pair, start, stop):
+    """The last places after such a pair, the last first."""
+    return [(ids, at) for at in range(stop - 1, max(start, 2) - 1, -1) if tuple(ids[at - 2 : at]) == pair][:SEVERAL]
+
+
+def alike(ids, text, at):
+    """How many tokens before the place are the last ones of `ids`."""
+    return next(
+        (n for n in range(min(at, len(ids), LONGEST)) if text[at - 1 - n] != ids[-1 - n]), min(at, len(ids), LONGEST)
+    )
 
 
 def followed(ids, at, count, goes_on):
@@ -29,11 +36,14 @@ def followed(ids, at, count, goes_on):
 
 
 @given(FEW_TOKENS, st.lists(FEW_TOKENS, max_size=8), st.lists(st.tuples(FEW_TOKENS, FEW_TOKENS), max_size=3))
-def test_a_draft_is_what_followed_the_last_pair(prompt, steps, others):
-    drafts = Drafts()
+def test_a_draft_is_what_followed_where_most_was_alike(prompt, steps, others):
+    """Of the last few places in the row's own text, its prompt and all texts, in this order where they are equal."""
+    drafts, written = Drafts(), []
     for number, (other, wrote) in enumerate(others):
         drafts.begin(number, Prompt(other))
         drafts.add(number, wrote)
+        text = [*other, *wrote]
+        written += [(text, at) for at in range(len(other), len(text))]
         if number % 2:
             drafts.end(number)
     drafts.begin(9, Prompt(prompt))
@@ -41,20 +51,15 @@ def test_a_draft_is_what_followed_the_last_pair(prompt, steps, others):
     for step in steps:
         found = drafts.of(9, 5, 1)
         pair = tuple(ids[-2:])
-        if (own := last_place(ids, pair, range(len(prompt), len(ids)))) is not None:
-            assert found == followed(ids, own, len(found), True)
-            assert len(found) > 0
-        elif (first := last_place(prompt, pair, range(len(prompt)))) is not None:
-            assert found == prompt[first : first + len(found)] and found
+        known = [(t, at) for t, at in reversed(written) if at >= 2 and tuple(t[at - 2 : at]) == pair][:SEVERAL]
+        places = [*places_of(ids, pair, len(prompt), len(ids)), *places_of(prompt, pair, 2, len(prompt)), *known]
+        if places:
+            text, at = max(places, key=lambda place: alike(ids, *place))  # the first of the largest
+            assert found == followed(text, at, len(found), text is ids) and found
         else:
-            texts = [[*other, *wrote] for other, wrote in others]
-            starts = [len(other) for other, _ in others]
-            places = [
-                last_place(text, pair, range(start, len(text))) for text, start in zip(texts, starts, strict=True)
-            ]
-            known = [text[at : at + len(found)] for text, at in zip(texts, places, strict=True) if at is not None]
-            assert found == known[-1] if known else found == []
+            assert found == []
         drafts.add(9, step)
+        written += [(ids, at) for at in range(len(ids), len(ids) + len(step))]
         ids += step
 
 

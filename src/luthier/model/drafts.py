@@ -28,7 +28,12 @@ LEAST_WORTH = 0.1
 PRIOR = 4
 """Tokens that count as kept, and as missed, before any was drafted."""
 MOST_KNOWN = 1 << 17
-"""Pairs of tokens whose last place, in any row, is remembered."""
+"""Pairs of tokens whose last places, in any row, are remembered."""
+SEVERAL = 4
+"""Last places of a pair that are looked at, in each of: the row's own text, its prompt, all rows' texts."""
+
+Place = tuple[Sequence[int], int]
+"""A text, and the index behind a pair in it."""
 
 
 class Prompt:
@@ -42,11 +47,11 @@ class Prompt:
         self.order = np.argsort(pairs[:-1], kind="stable").astype(np.int32)
         self.sorted = pairs[self.order]
 
-    def after(self, first: int, second: int) -> int | None:
-        """The place after the last such pair; None: there is none with a token behind it."""
+    def after(self, first: int, second: int) -> list[Place]:
+        """The places after the last such pairs that have a token behind them."""
         pair = (first << 32) | second
-        at = int(np.searchsorted(self.sorted, pair, side="right")) - 1
-        return int(self.order[at]) + PAIR if at >= 0 and self.sorted[at] == pair else None
+        start, stop = (int(np.searchsorted(self.sorted, pair, side=side)) for side in ("left", "right"))
+        return [(self.ids, int(at) + PAIR) for at in self.order[max(start, stop - SEVERAL) : stop]]
 
 
 class Row:
@@ -54,7 +59,7 @@ class Row:
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt, self.ids = prompt, list(prompt.ids)
-        self.own: dict[tuple[int, int], int] = {}
+        self.own: dict[tuple[int, int], list[Place]] = {}
 
     def pair(self) -> tuple[int, int]:
         return self.ids[-2], self.ids[-1]
@@ -65,8 +70,8 @@ class Drafts:
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
-        self.known: dict[tuple[int, int], tuple[list[int], int]] = {}
-        """Pair -> the text of the row that wrote it last, and the place after it."""
+        self.known: dict[tuple[int, int], list[Place]] = {}
+        """Pair -> the places after it where rows wrote it last."""
         self.kept, self.missed = [PRIOR] * (LONGEST + 1), [PRIOR] * (LONGEST + 1)
         """By the length of the match: drafted tokens that came, and drafts in which one did not."""
         self.open: dict[int, tuple[int, int]] = {}
@@ -86,10 +91,12 @@ class Drafts:
         for token in tokens:
             # A pair is known once something stands behind it.
             if len(one.ids) >= PAIR:
-                one.own[one.pair()] = len(one.ids)
                 if len(self.known) >= MOST_KNOWN:
                     self.known.clear()
-                self.known[one.pair()] = one.ids, len(one.ids)
+                pair, place = one.pair(), (one.ids, len(one.ids))
+                for places in (one.own.setdefault(pair, []), self.known.setdefault(pair, [])):
+                    places.append(place)
+                    del places[:-SEVERAL]
             one.ids.append(token)
         if row in self.open:
             match, drafted = self.open.pop(row)
@@ -99,12 +106,10 @@ class Drafts:
     def of(self, row: int, room: int, rows: int) -> list[int]:
         """At most `room` tokens that a row may go on with, beside so many rows; none, if they are not worth it."""
         one, most = self.rows[row], min(room, LONGEST, STEP // rows)
-        if most <= 0 or len(one.ids) < PAIR or (found := self._found(one)) is None:
+        if most <= 0 or len(one.ids) < PAIR or not (places := self._places(one)):
             return []
-        ids, at = found
-        match = PAIR
-        while match < LONGEST and match < at and match < len(one.ids) and ids[at - 1 - match] == one.ids[-1 - match]:
-            match += 1
+        # The longest match; of equal ones the last, in the row's own text before its prompt and those of others.
+        match, _, (ids, at) = max((agreeing(one.ids, place), -far, place) for far, place in enumerate(reversed(places)))
         # Of k tokens the last one comes with probability pᵏ.
         p = self.kept[match] / (self.kept[match] + self.missed[match])
         worth = max(LEAST_WORTH, rows / (rows + STEP))
@@ -118,11 +123,16 @@ class Drafts:
             self.open[row] = match, len(draft)
         return draft
 
-    def _found(self, one: Row) -> tuple[Sequence[int], int] | None:
-        """Where the row's last pair stood before: in its own text, in its prompt, in any row's text."""
+    def _places(self, one: Row) -> list[Place]:
+        """Where the row's last pair stood before, what counts most at the end."""
         pair = one.pair()
-        if (at := one.own.get(pair)) is not None:
-            return one.ids, at
-        if (at := one.prompt.after(*pair)) is not None:
-            return one.prompt.ids, at
-        return self.known.get(pair)
+        return [*self.known.get(pair, ()), *one.prompt.after(*pair), *one.own.get(pair, ())]
+
+
+def agreeing(ids: Sequence[int], place: Place) -> int:
+    """How many of the last tokens of `ids` stand before a place too, `LONGEST` at most."""
+    text, at = place
+    most, match = min(LONGEST, at, len(ids)), PAIR
+    while match < most and text[at - 1 - match] == ids[-1 - match]:
+        match += 1
+    return match
